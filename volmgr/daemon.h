@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What every role of holdfastd shares: options, the state directory and its lock, identity, the
+ * loop with its signals, readiness, supervision, and an orderly end.
+ *
+ * A role's life: holdfastd reads the options, daemon_open() makes a struct daemon, and role->run()
+ * sets its objects up, calls daemon_ready() once it serves, daemon_run() until told to stop, and
+ * tears down. One process, one role, one loop; everything here is on the loop's thread.
+ *
+ * State: DIR/NAME/ (mode 0700) holds pid (locked while the role runs: the lock, not the number, is
+ * the truth about liveness), identity, admin.sock, metrics.sock and what the role keeps.
+ */
+#ifndef HF_VOLMGR_DAEMON_H
+#define HF_VOLMGR_DAEMON_H
+
+#include "base/config.h"
+#include "base/loop.h"
+#include "base/metrics.h"
+
+/* Exit codes of holdfastd; with DAEMON_EXIT_USAGE a supervisor does not try again. */
+#define DAEMON_EXIT_OK     0
+#define DAEMON_EXIT_FAILED 1
+#define DAEMON_EXIT_USAGE  2
+
+#define DAEMON_PATH_BYTES    256
+#define DAEMON_ADDRESS_BYTES 128
+#define DAEMON_STOP_MS       10000 /* an orderly end takes at most this, then the process exits with 1 \
+				    */
+
+/* The first member of every role's options. */
+struct daemon_options {
+	char *dir; /* NULL: HOLDFAST_DIR, else /var/lib/holdfast */
+	char *name;
+	char *log_level;
+	char *io_engine;
+	char *metrics;     /* "on": DIR/NAME/metrics.sock, "off", or an address */
+	uint64_t ready_fd; /* 0: none */
+	bool supervise;
+};
+
+/* Their lines in a role's option table; the role's struct has them as its first member. */
+#define DAEMON_OPTIONS(default_name)                                                           \
+	{.name = "dir",                                                                        \
+	 .type = CONFIG_STRING,                                                                \
+	 .offset = offsetof(struct daemon_options, dir),                                       \
+	 .max = 90,                                                                            \
+	 .metavar = "DIR",                                                                     \
+	 .help = "State directory of the cluster (default: HOLDFAST_DIR, else "                \
+		 "/var/lib/holdfast)"},                                                        \
+		{.name = "name",                                                               \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, name),                              \
+		 .initial = (default_name),                                                    \
+		 .max = 63,                                                                    \
+		 .is_required = true,                                                          \
+		 .metavar = "NAME",                                                            \
+		 .help = "Name of this process; its state is in DIR/NAME"},                    \
+		{.name = "log-level",                                                          \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, log_level),                         \
+		 .initial = "info",                                                            \
+		 .max = 8,                                                                     \
+		 .metavar = "LEVEL",                                                           \
+		 .help = "error, warn, info or debug"},                                        \
+		{.name = "io-engine",                                                          \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, io_engine),                         \
+		 .initial = "auto",                                                            \
+		 .max = 16,                                                                    \
+		 .metavar = "ENGINE",                                                          \
+		 .help = "auto, io_uring or libaio"},                                          \
+		{.name = "metrics",                                                            \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, metrics),                           \
+		 .initial = "on",                                                              \
+		 .max = 127,                                                                   \
+		 .metavar = "ADDRESS",                                                         \
+		 .help = "Prometheus metrics: on (DIR/NAME/metrics.sock), off, or a loopback " \
+			 "address"},                                                           \
+		{.name = "ready-fd",                                                           \
+		 .type = CONFIG_UINT,                                                          \
+		 .offset = offsetof(struct daemon_options, ready_fd),                          \
+		 .max = 1048576,                                                               \
+		 .metavar = "FD",                                                              \
+		 .help = "Write one byte to this descriptor when ready, and close it"},        \
+	{                                                                                      \
+		.name = "supervise", .type = CONFIG_BOOL,                                      \
+		.offset = offsetof(struct daemon_options, supervise),                          \
+		.help = "Do the work in a child process and start it again when it dies"       \
+	}
+
+struct daemon {
+	struct loop *loop;
+	struct env *env;
+	struct metrics *metrics;
+	char name[64];
+	char dir[DAEMON_PATH_BYTES];                /* DIR */
+	char admin_address[DAEMON_ADDRESS_BYTES];   /* "unix:DIR/NAME/admin.sock" */
+	char metrics_address[DAEMON_ADDRESS_BYTES]; /* "" when off */
+	struct uuid uuid; /* of this process's place: made once, kept in DIR/NAME/identity */
+	struct uuid cluster_uuid; /* zero until known */
+	uint64_t boot_id;         /* random per start, not 0 */
+	uint64_t started_ms;      /* wall time */
+	/* private to daemon.c */
+	char state_dir[DAEMON_PATH_BYTES]; /* DIR/NAME */
+	struct metrics_server *metrics_server;
+	int lock_fd;
+	uint64_t ready_fd;
+	void (*stop)(void *ctx);
+	void *stop_ctx;
+	struct env_timer stop_timer;
+	bool is_stopping;
+	bool is_running;
+};
+
+struct role {
+	const char *name;
+	const struct config_table *table;
+	size_t options_bytes;
+	/* Blocks until the role has ended in order. 0, or -errno with a sentence; -EINVAL and
+	 * -ERANGE mean that the options are wrong. */
+	int (*run)(struct daemon *daemon, const void *options, struct err *err);
+};
+
+extern const struct role manager_role; /* manager.c */
+extern const struct role node_role;    /* node_role.c */
+extern const struct role gateway_role; /* gateway.c */
+
+/* Makes the directories, takes the lock, reads or makes the identity, creates the loop. 0 and
+ * *ret, or -errno: -EBUSY names the pid that holds the lock. */
+int daemon_open(const struct daemon_options *options, struct daemon **ret, struct err *err);
+/* What the role made on the loop must be gone. NULL is fine. */
+void daemon_close(struct daemon *daemon);
+
+/* "DIR/NAME/file". Returns buf. */
+const char *daemon_path(const struct daemon *daemon, const char *file, char buf[DAEMON_PATH_BYTES]);
+/* The manager's address: `option`, or "unix:DIR/manager/admin.sock" when it is NULL or "". */
+const char *daemon_manager_address(const struct daemon *daemon, const char *option,
+				   char buf[DAEMON_ADDRESS_BYTES]);
+/*
+ * Sets the cluster that this process belongs to, for good, durably. 0 also when it is the one
+ * already; -EEXIST when it belongs to another one (both are named).
+ */
+int daemon_cluster_set(struct daemon *daemon, const struct uuid *cluster_uuid, struct err *err);
+
+/* Serves: tells systemd (NOTIFY_SOCKET) and --ready-fd. Once; later calls do nothing. */
+void daemon_ready(struct daemon *daemon);
+/*
+ * Runs the loop. At SIGTERM, SIGINT or daemon_stop() calls stop(ctx) once; the role then ends its
+ * work and calls daemon_stopped(), which makes daemon_run() return. When that takes longer than
+ * DAEMON_STOP_MS, or at a second signal, the process exits with 1 at once.
+ */
+void daemon_run(struct daemon *daemon, void (*stop)(void *ctx), void *ctx);
+void daemon_stop(struct daemon *daemon);
+void daemon_stopped(struct daemon *daemon);
+
+/* ---- supervision (supervise.c) ---- */
+
+/*
+ * Forks a child and returns true in it, with the signals of a fresh process. The parent stays
+ * inside: it passes SIGTERM and SIGINT on, and starts the child again when a signal killed it or
+ * its code is neither 0 nor DAEMON_EXIT_USAGE, after 100 ms, doubled up to 2 s, reset when it lived
+ * for 10 s. When it ends for good: false, and the exit code in *ret_code.
+ * DIR/NAME/supervisor holds the parent's pid, locked. Before any thread is made.
+ */
+bool daemon_supervise(const struct daemon_options *options, int *ret_code);
+/* Pure, for tests: the delay before start number `failures` (1 ..) in a row. */
+uint64_t supervise_delay_ms(uint32_t failures);
+
+/* Private to daemon.c and supervise.c. */
+/* DIR as the options or the environment say. */
+const char *daemon_dir(const struct daemon_options *options);
+/* Makes DIR and DIR/NAME, takes the lock on DIR/NAME/`file` and writes the pid. The descriptor, or
+ * -errno. */
+int daemon_lock(const struct daemon_options *options, const char *file, struct err *err);
+
+#endif

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a gateway tells about itself and its volumes: to the manager, to callers, to Prometheus. */
+#include "volmgr/gateway.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/version.h"
+
+static const char *replica_state_text(const struct coordinator_replica_info *replica)
+{
+	switch (replica->state) {
+	case REPLICA_LIVE:
+		return replica->primary ? "primary" : "secondary";
+	case REPLICA_SYNCING:
+	case REPLICA_PREPARING:
+		return "syncing";
+	case REPLICA_LOST:
+		return "lost";
+	case REPLICA_DOWN:
+		break;
+	}
+	return "offline";
+}
+
+static Holdfast__V1__ReplicaInfo *replica_report(const struct gateway_volume *v,
+						 const struct coordinator_replica_info *replica,
+						 struct arena *arena)
+{
+	Holdfast__V1__ReplicaInfo *out = ARENA_MESSAGE(arena, ReplicaInfo, replica_info);
+
+	out->volume = arena_copy(arena, v->name);
+	out->replica_uuid = arena_uuid(arena, &replica->member.replica_uuid);
+	out->node = arena_copy(arena, replica->member.node_name);
+	out->store_uuid = arena_uuid(arena, &replica->member.store_uuid);
+	out->state = arena_copy(arena, replica_state_text(replica));
+	out->epoch = replica->log_epoch;
+	out->seq = replica->last_seq;
+	out->commit_seq = replica->commit_seq;
+	out->lag_entries = replica->lag_entries;
+	out->resync_bytes = replica->resync_bytes ? replica->resync_bytes : replica->resync_bytes_last;
+	out->resync_chunks_done = replica->resync_chunks_done;
+	out->resync_chunks_total = replica->resync_chunks_total;
+	out->note = arena_copy(arena, replica->state == REPLICA_LIVE ? "" : replica->note);
+	out->voter = replica->member.voter;
+	return out;
+}
+
+static size_t replicas_fill(const struct gateway_volume *v, const struct coordinator_info *info,
+			    struct arena *arena, Holdfast__V1__ReplicaInfo ***ret)
+{
+	*ret = ARENA_ARRAY(arena, Holdfast__V1__ReplicaInfo *, info->replica_count);
+	for (uint32_t i = 0; i < info->replica_count; i++)
+		(*ret)[i] = replica_report(v, &info->replicas[i], arena);
+	return info->replica_count;
+}
+
+size_t gateway_report_replicas(struct gateway_volume *v, struct arena *arena,
+			       Holdfast__V1__ReplicaInfo ***ret)
+{
+	struct coordinator_info info;
+
+	coordinator_info(v->coordinator, &info);
+	return replicas_fill(v, &info, arena, ret);
+}
+
+Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct arena *arena)
+{
+	Holdfast__V1__ExportInfo *out = ARENA_MESSAGE(arena, ExportInfo, export_info);
+	char uri[256];
+
+	gateway_volume_uri(v, uri);
+	out->volume = arena_copy(arena, v->name);
+	out->gateway = arena_copy(arena, v->gateway->daemon->name);
+	out->listen = arena_copy(arena, *v->address ? v->address : v->gateway->nbd_address);
+	out->uri = arena_copy(arena, uri);
+	out->read_only = v->read_only;
+	return out;
+}
+
+static void conditions_fill(const struct coordinator_info *info, Holdfast__V1__VolumeInfo *out,
+			    struct arena *arena)
+{
+	uint32_t syncing = 0, away = 0;
+
+	out->conditions = ARENA_ARRAY(arena, char *, 3);
+	for (uint32_t i = 0; i < info->replica_count; i++) {
+		enum replica_state state = info->replicas[i].state;
+		syncing += state == REPLICA_SYNCING;
+		away += state == REPLICA_DOWN || state == REPLICA_LOST || state == REPLICA_PREPARING;
+	}
+	if (info->open && !info->quorum)
+		out->conditions[out->n_conditions++] =
+			arena_text(arena, "NoQuorum: I/O waits, %u of %u replicas are away", away,
+				   info->replica_count);
+	else if (away)
+		out->conditions[out->n_conditions++] = arena_text(
+			arena, "Degraded: %u of %u replicas are away", away, info->replica_count);
+	if (syncing)
+		out->conditions[out->n_conditions++] = arena_text(
+			arena, "Resyncing: %u of %u replicas catch up", syncing, info->replica_count);
+}
+
+Holdfast__V1__VolumeInfo *gateway_report_volume(struct gateway_volume *v, struct arena *arena)
+{
+	Holdfast__V1__VolumeInfo *out = ARENA_MESSAGE(arena, VolumeInfo, volume_info);
+	const struct volume_record *record = &v->meta.record;
+	struct coordinator_info info;
+
+	coordinator_info(v->coordinator, &info);
+	out->name = arena_copy(arena, v->name);
+	out->uuid = arena_uuid(arena, &record->uuid);
+	out->size_bytes = info.size_blocks * BLOCK_BYTES;
+	out->replicas = record->rf;
+	out->state = arena_copy(arena, v->is_open ? "bound" : "binding");
+	out->epoch = info.epoch;
+	out->gateway = arena_copy(arena, v->gateway->daemon->name);
+	conditions_fill(&info, out, arena);
+	out->n_replica = replicas_fill(v, &info, arena, &out->replica);
+	if (v->is_exported) {
+		out->exports = ARENA_ARRAY(arena, Holdfast__V1__ExportInfo *, 1);
+		out->exports[out->n_exports++] = gateway_report_export(v, arena);
+	}
+	out->created_ms = record->created_ms;
+	return out;
+}
+
+Holdfast__V1__ProcessInfo *gateway_report_process(struct gateway *g, struct arena *arena)
+{
+	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);
+
+	out->role = arena_copy(arena, "gateway");
+	out->name = arena_copy(arena, g->daemon->name);
+	out->pid = getpid();
+	out->state = arena_copy(arena, "running");
+	out->admin_address = arena_copy(arena, g->daemon->admin_address);
+	out->io_engine = arena_copy(arena, loop_engine_name(g->daemon->loop));
+	out->version = arena_copy(arena, build_version());
+	out->started_ms = g->daemon->started_ms;
+	out->metrics_address = arena_copy(arena, g->daemon->metrics_address);
+	return out;
+}
+
+void gateway_event(struct gateway *g, enum event_level level, const char *volume, const char *kind,
+		   const char *text)
+{
+	struct gateway_event *event;
+
+	if (g->event_count == GATEWAY_EVENTS_MAX && g->event_sent > 0)
+		return; /* told to nobody: the log has it */
+	if (g->event_count == GATEWAY_EVENTS_MAX) {
+		g->event_head = (g->event_head + 1) % GATEWAY_EVENTS_MAX;
+		g->event_count--;
+	}
+	event = &g->events[(g->event_head + g->event_count++) % GATEWAY_EVENTS_MAX];
+	event->time_ms = env_wall_ms(g->daemon->env);
+	event->level = level;
+	snprintf(event->object, sizeof(event->object), "volume/%.80s", volume);
+	snprintf(event->kind, sizeof(event->kind), "%s", kind);
+	snprintf(event->text, sizeof(event->text), "%s", text);
+}
+
+/* ---- metrics ---- */
+
+#define VOLUME_METRICS 5
+
+static const struct metric_desc volume_descs[VOLUME_METRICS] = {
+	{"holdfast_volume_reads_total", "Reads answered", METRIC_COUNTER, false},
+	{"holdfast_volume_writes_total", "Writes acknowledged", METRIC_COUNTER, false},
+	{"holdfast_volume_read_bytes_total", "Bytes read", METRIC_COUNTER, false},
+	{"holdfast_volume_written_bytes_total", "Bytes written", METRIC_COUNTER, false},
+	{"holdfast_volume_errors_total", "Requests that failed", METRIC_COUNTER, false},
+};
+
+int gateway_volume_metrics_add(struct gateway_volume *v)
+{
+	struct blockdev_coordinator_counts *counts = blockdev_coordinator_counts(v->dev);
+	struct metric *const metrics[VOLUME_METRICS] = {&counts->reads, &counts->writes,
+							&counts->read_bytes, &counts->written_bytes,
+							&counts->errors};
+	const struct metric_label labels[] = {{"volume", v->name}};
+	int rc = 0;
+
+	for (size_t i = 0; i < VOLUME_METRICS && rc == 0; i++)
+		rc = metric_add(v->gateway->daemon->metrics, metrics[i], &volume_descs[i], labels, 1);
+	if (rc < 0)
+		log_event(LOG_WARN, "gateway", "metrics_missing", "vol=%s error=%s", v->name,
+			  err_name(rc));
+	return rc;
+}
+
+void gateway_volume_metrics_remove(struct gateway_volume *v)
+{
+	struct blockdev_coordinator_counts *counts;
+
+	if (!v->dev)
+		return;
+	counts = blockdev_coordinator_counts(v->dev);
+	metric_remove(&counts->reads);
+	metric_remove(&counts->writes);
+	metric_remove(&counts->read_bytes);
+	metric_remove(&counts->written_bytes);
+	metric_remove(&counts->errors);
+}
