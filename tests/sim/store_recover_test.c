@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* P2 under random work and crashes; what is rot and what was never written. */
+#include "tests/sim/store_rig.h"
+
+#include "store/desc.h"
+
+/* One step of random work on random volumes. */
+static void random_step(struct rig *rig, struct sim_rng *rng)
+{
+	unsigned volume = (unsigned)sim_rng_below(rng, 2);
+	struct rig_volume *v = &rig->volumes[volume];
+	uint64_t what = sim_rng_below(rng, 100);
+	if (what < 75 && v->last_seq + 1 < RIG_ENTRIES) {
+		uint64_t length = sim_rng_below(rng, 4) ? sim_rng_range(rng, 1, 3)
+							: sim_rng_range(rng, 1, 40);
+		uint64_t address = sim_rng_below(rng, RIG_BLOCKS - length + 1);
+		bool zero = sim_rng_below(rng, 8) == 0;
+		rig_write_async(rig, volume, zero ? LOG_ZERO : LOG_WRITE, address, length);
+	} else if (what < 85) {
+		store_commit(v->replica, sim_rng_range(rng, 0, v->acked_seq));
+	} else {
+		sim_run_for(rig->sim, sim_rng_below(rng, 3 * SIM_MS));
+	}
+}
+
+static void random_life(struct rig *rig, struct sim_rng *rng, enum sim_kill how)
+{
+	uint64_t steps = sim_rng_below(rng, 120);
+	for (uint64_t i = 0; i < steps; i++)
+		random_step(rig, rng);
+	if (sim_rng_below(rng, 3) == 0) {
+		struct rig_call *c = rig_sync(rig);
+		store_checkpoint(rig->store, &c->u.op);
+	}
+	for (uint64_t i = 0; i < steps / 3; i++)
+		random_step(rig, rng);
+	sim_run_for(rig->sim, sim_rng_below(rng, 8 * SIM_MS));
+	rig_crash(rig, how);
+}
+
+static void check_line(void *ctx, const char *line)
+{
+	(void)ctx;
+	fprintf(stderr, "store check: %s\n", line);
+}
+
+static void check_job(struct co *co, void *arg)
+{
+	struct rig *rig = arg;
+	uint64_t findings;
+	rig->status = store_check(co, rig->env, RIG_PATH, true, check_line, NULL, &findings, &rig->err);
+	rig->is_done = true;
+}
+
+static void random_run(uint64_t seed, enum sim_kill how, unsigned lives)
+{
+	struct rig *rig = rig_start(seed);
+	struct sim_rng rng;
+	sim_rng_seed(&rng, seed, 99);
+	for (unsigned life = 0; life < lives; life++) {
+		random_life(rig, &rng, how);
+		for (unsigned nested = 0; sim_rng_below(&rng, 3) == 0 && nested < 3; nested++) {
+			/* A crash in the middle of recovery. */
+			rig->is_done = false;
+			co_start(rig->co, rig_open_job, rig);
+			sim_run_for(rig->sim, sim_rng_below(&rng, 5 * SIM_MS));
+			rig_crash(rig, how);
+		}
+		CHECK_EQ(rig_open(rig), 0);
+		for (unsigned i = 0; i < 2; i++) {
+			rig_check_prefix(rig, i);
+			if (sim_rng_below(&rng, 2))
+				rig_take(rig, i, rig->volumes[i].epoch + 1);
+		}
+	}
+	rig_close(rig);
+	rig_run(rig, check_job);
+	CHECK(rig->status == 0, "seed %llu: %s", (unsigned long long)seed, rig->err.text);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_check_prefix(rig, 0);
+	rig_check_prefix(rig, 1);
+	rig_destroy(rig);
+}
+
+TEST(store_recover, a_power_cut_leaves_a_prefix_with_everything_acknowledged)
+{
+	for (uint64_t seed = 1; seed <= 60; seed++)
+		random_run(seed, SIM_KILL_POWER, 12);
+}
+
+TEST(store_recover, a_killed_process_leaves_a_prefix_with_everything_acknowledged)
+{
+	for (uint64_t seed = 1; seed <= 20; seed++)
+		random_run(seed, SIM_KILL_PROCESS, 8);
+}
+
+/* Place of the newest descriptor that holds a record of this kind (0: any append) of the slot. */
+static uint64_t find_record(struct rig *rig, uint8_t op, uint64_t seq)
+{
+	struct store_info info;
+	store_info(rig->store, &info);
+	_Alignas(8) static char block[BLOCK_BYTES];
+	for (uint64_t place = 16; place < 16 + info.ring_blocks; place++) {
+		struct desc_header h;
+		sim_image_read(sim_disk_current(rig->disk), place * BLOCK_BYTES, block, BLOCK_BYTES);
+		if (!desc_decode(block, &info.uuid, &h) || h.incarnation != info.incarnation)
+			continue;
+		const char *at = block + sizeof(struct desc_block);
+		for (uint32_t i = 0, left = h.record_bytes; i < h.record_count; i++) {
+			struct log_record record;
+			size_t bytes;
+			CHECK_EQ(record_decode(at, left, &record, &bytes, NULL), 0);
+			if (record.op == op && record.seq == seq && record.slot == 0)
+				return place;
+			at += bytes;
+			left -= (uint32_t)bytes;
+		}
+	}
+	CHECK(false, "no such record in the ring");
+	return 0;
+}
+
+TEST(store_recover, rot_of_a_witnessed_descriptor_makes_what_it_hits_suspect)
+{
+	struct rig *rig = rig_start(1);
+	for (unsigned i = 0; i < 4; i++) {
+		CHECK_EQ(rig_write(rig, 0, LOG_WRITE, i, 1), 0);
+		CHECK_EQ(rig_write(rig, 1, LOG_WRITE, i, 1), 0);
+	}
+	sim_run_for(rig->sim, 50 * SIM_MS); /* sealed */
+	uint64_t place = find_record(rig, LOG_WRITE, 3);
+	rig_crash(rig, SIM_KILL_POWER);
+	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
+	CHECK_EQ(rig_open(rig), 0);
+	struct store_replica_info a = rig_info(rig, 0), b = rig_info(rig, 1);
+	CHECK(a.suspect);
+	CHECK_EQ(a.last_seq, 2);
+	CHECK_EQ(a.suspect_after, 2);
+	CHECK(a.suspect_until >= 4);
+	CHECK(!b.suspect, "volume b goes on behind the gap");
+	CHECK_EQ(b.last_seq, 4);
+	rig_check_volume(rig, 1, 4);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), -EUCLEAN);
+	/* It stays so over restarts, and an ADOPT ends it. */
+	rig_crash(rig, SIM_KILL_POWER);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK(rig_info(rig, 0).suspect);
+	rig_take(rig, 0, 2);
+	CHECK(!rig_info(rig, 0).suspect);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	rig_destroy(rig);
+}
+
+TEST(store_recover, a_gap_makes_leases_and_promises_unknown_also_where_it_is_bridged)
+{
+	struct rig *rig = rig_start(1);
+	for (unsigned i = 0; i < 4; i++)
+		CHECK_EQ(rig_write(rig, 0, LOG_WRITE, i, 1), 0);
+	CHECK_EQ(rig_write(rig, 1, LOG_WRITE, 0, 1), 0);
+	sim_run_for(rig->sim, 50 * SIM_MS);
+	uint64_t place = find_record(rig, LOG_WRITE, 3);
+	rig_crash(rig, SIM_KILL_POWER);
+	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK(!rig_info(rig, 1).suspect);
+	CHECK(rig_info(rig, 1).lease_boot_id != 0);
+	CHECK(rig_info(rig, 1).lease_term_ns >= 1000000000);
+	rig_destroy(rig);
+}
+
+TEST(store_recover, makes_the_newest_root_whole_before_it_writes_another)
+{
+	struct rig *rig = rig_start(1);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	struct store_info info;
+	store_info(rig->store, &info);
+	rig_close(rig);
+	uint64_t slot = (info.root_generation + 1) % 2;
+	uint64_t bad = (1 + slot) * BLOCK_BYTES;
+	char before[BLOCK_BYTES], after[BLOCK_BYTES];
+	sim_image_read(sim_disk_current(rig->disk), bad, before, BLOCK_BYTES);
+	sim_disk_flip(rig->disk, bad + 40, 3);
+	/* From the root's repair on, the next root's slot cannot be written. */
+	sim_disk_fail(rig->disk, &(struct sim_disk_fault){.op = ENV_IO_WRITE,
+							  .count = UINT64_MAX,
+							  .offset_bytes = (2 - slot) * BLOCK_BYTES,
+							  .length_bytes = BLOCK_BYTES,
+							  .status = -EIO});
+	CHECK_EQ(rig_open(rig), -EIO);
+	sim_image_read(sim_disk_current(rig->disk), bad, after, BLOCK_BYTES);
+	CHECK(memcmp(before, after, BLOCK_BYTES) == 0);
+	sim_disk_fail_none(rig->disk);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_check_prefix(rig, 0);
+	rig_destroy(rig);
+}
+
+TEST(store_recover, an_unwitnessed_bad_descriptor_was_never_written)
+{
+	struct rig *rig = rig_start(1);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	sim_run_for(rig->sim, 50 * SIM_MS);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 1, 1), 0);
+	uint64_t place = find_record(rig, LOG_WRITE, 2);
+	rig_crash(rig, SIM_KILL_POWER); /* before the seal */
+	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK(!rig_info(rig, 0).suspect);
+	CHECK_EQ(rig_info(rig, 0).last_seq, 1);
+	rig_check_volume(rig, 0, 1);
+	rig_destroy(rig);
+}
+
+TEST(store_recover, payload_of_an_unwitnessed_batch_is_checked)
+{
+	for (unsigned blocks = 1; blocks <= 40; blocks += 39) { /* inline, redirected */
+		struct rig *rig = rig_start(1);
+		CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+		sim_run_for(rig->sim, 50 * SIM_MS);
+		CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 1, blocks), 0);
+		char payload[BLOCK_BYTES], block[BLOCK_BYTES];
+		rig_fill_block(payload, rig->volumes[0].entries[2].version, blocks - 1);
+		rig_crash(rig, SIM_KILL_POWER);
+		for (uint64_t at = 0; at < STORE_SIZE_MIN_BYTES; at += BLOCK_BYTES) {
+			sim_image_read(sim_disk_current(rig->disk), at, block, BLOCK_BYTES);
+			if (memcmp(block, payload, BLOCK_BYTES) == 0)
+				sim_disk_flip(rig->disk, at + 5, 5);
+		}
+		CHECK_EQ(rig_open(rig), 0);
+		CHECK(!rig_info(rig, 0).suspect);
+		CHECK_EQ(rig_info(rig, 0).last_seq, 1);
+		rig_destroy(rig);
+	}
+}
+
+TEST(store_recover, an_older_root_is_never_taken_for_the_newest)
+{
+	struct rig *rig = rig_start(1);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	struct sim_image *before = sim_image_clone(sim_disk_current(rig->disk));
+	struct store_info info;
+	store_info(rig->store, &info);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0); /* saw the newer root */
+	rig_crash(rig, SIM_KILL_POWER);
+	/* Both copies of the newest root as they were before: lost writes. */
+	struct sim_image *image = sim_image_clone(sim_disk_current(rig->disk));
+	char block[BLOCK_BYTES];
+	uint64_t slot = (info.root_generation + 1) % 2;
+	uint64_t places[2] = {1 + slot, 16 + info.ring_blocks + slot};
+	for (unsigned i = 0; i < 2; i++) {
+		sim_image_read(before, places[i] * BLOCK_BYTES, block, BLOCK_BYTES);
+		sim_image_write(image, places[i] * BLOCK_BYTES, block, BLOCK_BYTES);
+	}
+	sim_disk_image_set(rig->disk, image);
+	CHECK_EQ(rig_open(rig), -EUCLEAN);
+	CHECK(strstr(rig->err.text, "newer root"), "%s", rig->err.text);
+	sim_image_free(before);
+	sim_image_free(image);
+	rig_destroy(rig);
+}

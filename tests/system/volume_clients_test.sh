@@ -1,0 +1,136 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The real NBD clients of clients.sh against a replicated volume, and what only a cluster can show: trim
+# lowers what the stores use, a flipped payload byte is found and named, peers that send garbage harm nobody.
+
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+. tests/system/clients.sh
+bin=${OUT:-build}
+dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-volume-XXXXXX") || exit 1
+passed=0 failed=0 skipped=0
+
+hf() {
+	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
+}
+cleanup() {
+	hf down >"$dir/down" 2>&1 || cat "$dir/down"
+	rm -rf "$dir"
+}
+trap cleanup EXIT
+
+check() { # NAME COMMAND...
+	local name=$1
+	shift
+	if "$@" >"$dir/out" 2>&1; then
+		passed=$((passed + 1))
+		echo "pass $name"
+	else
+		failed=$((failed + 1))
+		echo "FAIL $name"
+		sed 's/^/    /' "$dir/out" | tail -n 25
+	fi
+}
+poll() { # SECONDS COMMAND...: until it succeeds
+	local deadline=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		((SECONDS > deadline)) && return 1
+		sleep 0.1
+	done
+}
+used() { # bytes in use in all stores together
+	hf status -o json | jq .used
+}
+live() { # VOLUME: all its replicas are in the stream
+	hf replica list "$1" -o json |
+		jq -e '[.items[].state] | all(. == "primary" or . == "secondary")' >/dev/null
+}
+
+t_start() {
+	hf up --nodes 3 --size 2Gi && hf volume create db --size 512Mi --replicas 3 &&
+		uri=$(hf volume export db 2>/dev/null) && [[ -n $uri ]]
+}
+
+used_below() { # BYTES
+	(($(used) < $1))
+}
+t_trim() { # trim gives space back on every store
+	local before full
+	nbdsh -u "$uri" -c 'h.trim(32 << 20, 0)' && poll 20 used_below $((1 << 40)) || return 1
+	before=$(used)
+	head -c 33554432 /dev/urandom >"$dir/random" && nbdcopy "$dir/random" "$uri" || return 1
+	poll 20 eval '(( $(used) > before + 80000000 ))' || { echo "used $(used), before $before"; return 1; }
+	full=$(used)
+	nbdsh -u "$uri" -c 'h.trim(32 << 20, 0)' || return 1
+	# the blocks return at the checkpoint after the trim; a little writing brings one about
+	local i
+	for i in $(seq 60); do
+		used_below $((full - 60000000)) && return 0
+		nbdsh -u "$uri" -c "import os
+for i in range(64): h.pwrite(os.urandom(1 << 20), (64 << 20) + (i << 20))" || return 1
+		nbdsh -u "$uri" -c 'h.trim(64 << 20, 64 << 20)' || return 1
+		sleep 0.5
+	done
+	echo "before $before, written $full, after trim $(used)"
+	return 1
+}
+
+t_flip() { # one flipped payload byte in one store's file: verify fails and names the place
+	local mark at pid
+	nbdsh -u "$uri" -c 'h.pwrite(b"FLIP-ME-" * 512, 100 << 20)' || return 1
+	poll 20 live db || return 1
+	hf node stop n2 || return 1
+	hf node start n2 && poll 30 live db && hf node stop n2 || return 1
+	at=$(grep -abo 'FLIP-ME-FLIP-ME-' "$dir/c/n2/store0.img" | cut -d: -f1)
+	[[ -n $at ]] || { echo "the payload is not in the file"; return 1; }
+	for mark in $at; do # every copy that lies in the file
+		printf 'X' | dd of="$dir/c/n2/store0.img" bs=1 seek="$mark" conv=notrunc status=none || return 1
+	done
+	hf node start n2 && poll 30 live db || return 1
+	hf replica verify db >"$dir/verify" 2>&1 && { echo "verify saw nothing"; return 1; }
+	cat "$dir/verify"
+	grep -q n2 "$dir/verify" && grep -q "$((100 << 20))" "$dir/verify"
+}
+
+t_garbage() { # garbage, huge lengths and half a message on every socket: others go on
+	local sock
+	for sock in "$dir"/c/g1/nbd.sock "$dir"/c/n1/replica.sock "$dir"/c/manager/admin.sock; do
+		[[ -S $sock ]] || { echo "no socket $sock"; return 1; }
+		python3 - "$sock" <<'PY' || return 1
+import os, socket, sys
+for data in (os.urandom(4096), b"\xff" * 65536, b"IHAVEOPT" + b"\xff" * 64, b"HFR1" + b"\xff" * 52, b"NBD"):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(5)
+    s.connect(sys.argv[1])
+    try:
+        s.sendall(data)
+        s.recv(65536)
+    except OSError:
+        pass
+    s.close()
+PY
+	done
+	nbdsh -u "$uri" -c 'h.pwrite(b"x" * 4096, 0); assert h.pread(4096, 0) == b"x" * 4096' && hf status
+}
+
+t_end() { # an exported volume is not deleted; unexported it is, and its space comes back
+	hf volume delete db --yes && return 1
+	hf volume unexport db && hf volume delete db --yes && hf down
+}
+
+check up_create_export t_start
+if [[ $failed == 0 ]]; then
+	clients_run "$uri" "$dir/work"
+	passed=$((passed + clients_passed)) failed=$((failed + clients_failed))
+	skipped=$((skipped + clients_skipped))
+	check trim_frees_space t_trim
+	check flipped_byte_is_named t_flip
+	check garbage_harms_nobody t_garbage
+	check delete_after_unexport t_end
+fi
+line="$passed passed, $failed failed"
+((skipped > 0)) && line="$line, $skipped skipped"
+echo "$line"
+((failed == 0))
