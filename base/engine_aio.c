@@ -32,7 +32,6 @@ struct aio {
 	int epoll_fd;
 	int event_fd; /* completions */
 	bool events_left; /* the last batch of completions was full */
-	bool no_pwait2;
 	struct list ready; /* net_op.link: to be tried */
 	struct list ios_waiting; /* env_io.link */
 	uint32_t free_count;
@@ -341,33 +340,22 @@ static void aio_reap(struct aio *a)
 
 /* ---- turns ---- */
 
-static int aio_wait(struct aio *a, struct epoll_event *events, int64_t wait_ns)
+static int aio_wait(struct aio *a, struct epoll_event *events, bool may_sleep)
 {
-	struct timespec wait = {.tv_sec = wait_ns / 1000000000, .tv_nsec = wait_ns % 1000000000};
-	int count = -1;
-	if (!a->no_pwait2) {
-		count = epoll_pwait2(a->epoll_fd, events, EVENT_BATCH, wait_ns < 0 ? NULL : &wait,
-				     NULL);
-		if (count < 0 && (errno == ENOSYS || errno == EPERM))
-			a->no_pwait2 = true;
-	}
-	if (a->no_pwait2) {
-		int64_t wait_ms = wait_ns < 0 ? -1 : DIV_UP(wait_ns, 1000000);
-		count = epoll_wait(a->epoll_fd, events, EVENT_BATCH, (int)MIN(wait_ms, INT32_MAX));
-	}
+	int count = epoll_wait(a->epoll_fd, events, EVENT_BATCH, may_sleep ? -1 : 0);
 	if (count < 0 && errno != EINTR)
 		loop_die("epoll_wait", -errno);
 	return MAX(count, 0);
 }
 
-static void aio_turn(struct loop *loop, int64_t wait_ns)
+static void aio_turn(struct loop *loop, bool may_sleep)
 {
 	struct aio *a = aio_of(loop);
 	struct epoll_event events[EVENT_BATCH];
 	struct list ready = LIST_INIT(ready);
 	if (aio_submit_ios(a) || !list_empty(&a->ready) || a->events_left)
-		wait_ns = 0; /* callbacks may have asked for anything */
-	int count = aio_wait(a, events, wait_ns);
+		may_sleep = false; /* callbacks may have asked for anything */
+	int count = aio_wait(a, events, may_sleep);
 	for (int i = 0; i < count; i++) {
 		if (events[i].data.ptr)
 			file_event(a, events[i].data.ptr, events[i].events);

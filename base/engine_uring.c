@@ -82,11 +82,11 @@ static int uring_create(struct loop *loop, struct err *err)
 		free(u);
 		return err_set(err, rc, "io_uring is refused: %s", strerror(-rc));
 	}
-	const unsigned need = IORING_FEAT_EXT_ARG | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
+	const unsigned need = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
 	if ((u->ring.features & need) != need) {
 		io_uring_queue_exit(&u->ring);
 		free(u);
-		return err_set(err, -ENOTSUP, "io_uring of this kernel is too old (Linux 5.11 needed)");
+		return err_set(err, -ENOTSUP, "io_uring of this kernel is too old (Linux 5.5 needed)");
 	}
 	(void)io_uring_ring_dontfork(&u->ring);
 	u->files_registered = io_uring_register_files_sparse(&u->ring, FILE_SLOTS) == 0;
@@ -359,21 +359,12 @@ static bool uring_retry(struct loop *loop)
 	return busy;
 }
 
-static void uring_enter(struct uring *u, int64_t wait_ns)
+static void uring_enter(struct uring *u, bool may_sleep)
 {
-	int rc;
-	if (wait_ns == 0) {
-		rc = io_uring_submit_and_get_events(&u->ring);
-	} else if (wait_ns < 0) {
-		rc = io_uring_submit_and_wait(&u->ring, 1);
-	} else {
-		struct io_uring_cqe *cqe;
-		struct __kernel_timespec wait = {.tv_sec = wait_ns / 1000000000,
-						 .tv_nsec = wait_ns % 1000000000};
-		rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &wait, NULL);
-	}
+	int rc = may_sleep ? io_uring_submit_and_wait(&u->ring, 1)
+			   : io_uring_submit_and_get_events(&u->ring);
 	/* EBUSY, EAGAIN: the kernel wants completions taken first, which is what comes next. */
-	if (rc < 0 && rc != -ETIME && rc != -EINTR && rc != -EBUSY && rc != -EAGAIN)
+	if (rc < 0 && rc != -EINTR && rc != -EBUSY && rc != -EAGAIN)
 		loop_die("io_uring_enter", rc);
 }
 
@@ -390,11 +381,11 @@ static void uring_dispatch(uint64_t user_data, int result)
 	net_op_finish(op, result);
 }
 
-static void uring_turn(struct loop *loop, int64_t wait_ns)
+static void uring_turn(struct loop *loop, bool may_sleep)
 {
 	struct uring *u = uring_of(loop);
 	uring_enable(u);
-	uring_enter(u, uring_retry(loop) ? 0 : wait_ns);
+	uring_enter(u, !uring_retry(loop) && may_sleep);
 	for (int i = 0; i < LOOP_BATCH; i++) {
 		struct io_uring_cqe *cqe;
 		if (io_uring_peek_cqe(&u->ring, &cqe) < 0)

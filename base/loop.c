@@ -3,7 +3,7 @@
  * The production loop: turns, timers, posting, signals, randomness.
  *
  * One turn: start the gathered sends; the engine submits everything, sleeps until something
- * happens or the next timer, and delivers a batch; then posted messages, due timers, deferred
+ * happens, and delivers a batch; then posted messages, due timers, deferred
  * work. Nothing runs periodically: an idle loop sleeps in one system call.
  *
  * R1 Callbacks run only from loop_turn(), never from a call of env_* (E2).
@@ -12,8 +12,10 @@
  * R3 posted is a stack that any thread pushes to by compare-and-swap. Who pushes on an empty
  *    stack writes the eventfd; the loop empties the whole stack at once. So a message that is
  *    pushed on a non-empty stack is covered by the write of the one below it.
- * R4 Timers count CLOCK_BOOTTIME, sleeping counts time awake. After a suspend a timer may be late
- *    by the sleep that was left, but never early; deadlines are compared with now_ns().
+ * R4 Timers and the alarm that wakes the loop for them count CLOCK_BOOTTIME. The alarm is one kernel
+ *    timer; it is moved when a deadline comes before it and left alone when the deadlines move away, as
+ *    most do before they are reached: a sleep with a time-out would set and cancel a hardware
+ *    timer each time, which in a virtual machine costs more than the request that is waited for.
  * R5 All turns of one loop run on one thread (the first one; io_uring insists). Creating and
  *    opening things on another thread before the first turn is fine.
  */
@@ -24,6 +26,7 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,6 +95,32 @@ static void loop_run_timers(struct loop *loop)
 	struct env_timer *timer;
 	while ((timer = timer_heap_pop_due(&loop->timers, now_ns, order_limit)))
 		timer->fire(timer);
+}
+
+/* ---- the alarm (R4) ---- */
+
+/* The loop will wake at deadline_ns or earlier. */
+static void loop_alarm_set(struct loop *loop, uint64_t deadline_ns)
+{
+	if (loop->alarm_ns != 0 && loop->alarm_ns <= deadline_ns)
+		return;
+	struct itimerspec when = {.it_value = {.tv_sec = (time_t)(deadline_ns / 1000000000),
+					       .tv_nsec = (long)(deadline_ns % 1000000000)}};
+	if (timerfd_settime(loop->alarm_file.fd, TFD_TIMER_ABSTIME, &when, NULL) < 0)
+		loop_die("timerfd_settime", -errno);
+	loop->alarm_ns = deadline_ns;
+}
+
+static void loop_alarmed(struct net_op *op, int result)
+{
+	struct loop *loop = CONTAINER_OF(op, struct loop, alarm_op);
+	if (result == -ECANCELED)
+		return;
+	uint64_t count;
+	/* EAGAIN: it was moved after it had gone off, and is still to come. */
+	if (read(loop->alarm_file.fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
+		loop->alarm_ns = 0;
+	net_op_submit(loop, op);
 }
 
 /* ---- messages from other threads ---- */
@@ -197,26 +226,28 @@ static void loop_run_deferred(struct loop *loop)
 	}
 }
 
-static int64_t loop_wait_ns(struct loop *loop, uint64_t deadline_ns)
+/* Whether the turn may sleep; then the alarm is set for the earliest deadline, deadline_ns (0: none)
+ * included. */
+static bool loop_may_sleep(struct loop *loop, uint64_t deadline_ns)
 {
 	if (!list_empty(&loop->deferred) || !list_empty(&loop->sends) ||
 	    atomic_load_explicit(&loop->posted, memory_order_relaxed))
-		return 0;
+		return false;
 	struct env_timer *timer = timer_heap_first(&loop->timers);
 	if (timer && (deadline_ns == 0 || timer->deadline_ns < deadline_ns))
 		deadline_ns = MAX(timer->deadline_ns, 1);
 	if (deadline_ns == 0)
-		return -1;
-	uint64_t now_ns = loop_now_ns(&loop->env);
-	if (deadline_ns <= now_ns)
-		return 0;
-	return (int64_t)MIN(deadline_ns - now_ns, (uint64_t)INT64_MAX);
+		return true;
+	if (deadline_ns <= loop_now_ns(&loop->env))
+		return false;
+	loop_alarm_set(loop, deadline_ns);
+	return true;
 }
 
 static void loop_turn(struct loop *loop, uint64_t deadline_ns)
 {
 	conns_flush(loop);
-	loop->engine_ops->turn(loop, loop_wait_ns(loop, deadline_ns));
+	loop->engine_ops->turn(loop, loop_may_sleep(loop, deadline_ns));
 	loop_run_posted(loop);
 	loop_run_timers(loop);
 	loop_run_deferred(loop);
@@ -266,6 +297,8 @@ static void loop_free(struct loop *loop)
 		loop->engine_ops->destroy(loop);
 	if (loop->wake_file.fd >= 0)
 		close(loop->wake_file.fd);
+	if (loop->alarm_file.fd >= 0)
+		close(loop->alarm_file.fd);
 	if (loop->signal_file.fd >= 0)
 		close(loop->signal_file.fd);
 	timer_heap_free(&loop->timers);
@@ -278,6 +311,7 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 	if (!loop)
 		return err_set(err, -ENOMEM, "out of memory for a loop");
 	loop->wake_file.fd = -1;
+	loop->alarm_file.fd = -1;
 	loop->signal_file.fd = -1;
 	loop->engine_ops = engine_ops;
 	loop->env.ops = engine_ops == &engine_uring ? &loop_env_ops_uring : &loop_env_ops_aio;
@@ -289,6 +323,10 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 		loop->wake_file.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		rc = loop->wake_file.fd < 0 ? -errno : 0;
 	}
+	if (rc == 0) {
+		loop->alarm_file.fd = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+		rc = loop->alarm_file.fd < 0 ? -errno : 0;
+	}
 	if (rc < 0) {
 		loop_free(loop);
 		return err_set(err, rc, "loop: %s", strerror(-rc));
@@ -296,8 +334,10 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 	rc = engine_ops->create(loop, err);
 	if (rc == 0) {
 		rc = engine_ops->file_add(loop, &loop->wake_file);
+		if (rc == 0)
+			rc = engine_ops->file_add(loop, &loop->alarm_file);
 		if (rc < 0)
-			err_set(err, rc, "eventfd: %s", strerror(-rc));
+			err_set(err, rc, "eventfd or timerfd: %s", strerror(-rc));
 	}
 	if (rc < 0) {
 		loop_free(loop);
@@ -306,6 +346,9 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 	loop->wake_op = (struct net_op){
 		.kind = NET_POLL_IN, .file = &loop->wake_file, .done = loop_woken};
 	net_op_submit(loop, &loop->wake_op);
+	loop->alarm_op = (struct net_op){
+		.kind = NET_POLL_IN, .file = &loop->alarm_file, .done = loop_alarmed};
+	net_op_submit(loop, &loop->alarm_op);
 	*ret = loop;
 	return 0;
 }

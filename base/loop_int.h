@@ -64,8 +64,8 @@ struct engine_ops {
 	const char *name;
 	int (*create)(struct loop *loop, struct err *err);
 	void (*destroy)(struct loop *loop);
-	/* Submits what waits, sleeps at most wait_ns (-1: for ever), runs a batch of callbacks. */
-	void (*turn)(struct loop *loop, int64_t wait_ns);
+	/* Submits what waits, sleeps until something completes when it may, runs a batch of callbacks. */
+	void (*turn)(struct loop *loop, bool may_sleep);
 	int (*file_add)(struct loop *loop, struct net_file *file);
 	/* No operation is active on it. Does not close it. */
 	void (*file_remove)(struct loop *loop, struct net_file *file);
@@ -97,6 +97,9 @@ struct loop {
 	_Atomic(struct loop_msg *) posted; /* newest first */
 	struct net_file wake_file;
 	struct net_op wake_op;
+	struct net_file alarm_file; /* timerfd, goes off at alarm_ns */
+	struct net_op alarm_op;
+	uint64_t alarm_ns; /* 0: not set */
 	struct net_file signal_file; /* fd -1 without loop_signals() */
 	struct net_op signal_op;
 	void (*on_signal)(void *ctx, int signo);

@@ -203,6 +203,41 @@ LOOP_TEST(post, wakes_and_stops_a_loop_on_another_thread)
 	pthread_join(thread, NULL);
 }
 
+struct arming {
+	struct loop_msg msg;
+	struct tick tick;
+	uint64_t until_ns;
+};
+static void arming_run(struct loop_msg *msg)
+{
+	struct arming *a = CONTAINER_OF(msg, struct arming, msg);
+	a->until_ns = env_now_ns(a->tick.w->env) + 2000000;
+	env_timer_set(a->tick.w->env, &a->tick.timer, a->until_ns);
+}
+static void *arming_main(void *arg)
+{
+	struct arming *a = arg;
+	usleep(2000); /* most likely the loop sleeps for the later timer now */
+	loop_post(a->tick.w->loop, &a->msg);
+	return NULL;
+}
+
+/* Fails when an alarm that is set already is not moved to a deadline before it. */
+LOOP_TEST(timer, before_the_one_that_the_loop_sleeps_for_is_in_time)
+{
+	struct tick later = {.w = w, .timer.fire = tick_fire};
+	struct arming a = {.msg.run = arming_run, .tick = {.w = w, .timer.fire = tick_fire}};
+	pthread_t thread;
+	env_timer_after(w->env, &later.timer, 15 * SECOND_NS);
+	CHECK_EQ(pthread_create(&thread, NULL, arming_main, &a), 0);
+	world_wait(w, &a.tick.done);
+	pthread_join(thread, NULL);
+	CHECK(a.tick.fired_ns < a.until_ns + 5 * SECOND_NS, "late by %lu ns",
+	      (unsigned long)(a.tick.fired_ns - a.until_ns));
+	CHECK(!later.done);
+	env_timer_cancel(w->env, &later.timer);
+}
+
 /* ---- signals ---- */
 
 struct signals {
