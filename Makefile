@@ -176,6 +176,11 @@ up:
 	@cli/demo.sh $(OUT)
 down:
 	@test ! -x $(OUT)/holdfast || $(OUT)/holdfast --dir $(OUT)/cluster down
+# BENCH_ARGS=--quick for a look; see the head of bench/run.sh.
+bench:
+	$(AGAIN) deps
+	$(AGAIN) all $(patsubst %.c,$(OUT)/%,$(wildcard bench/*_bench.c))
+	@bench/run.sh $(BENCH_ARGS)
 format:
 	clang-format -i $$(git ls-files '*.[ch]')
 # Layout: the lines changed since LINT_BASE, committed or not. Checks: .clang-tidy.
