@@ -96,40 +96,32 @@ $(OUT)/libsim.a: $(SIMO)
 	@rm -f $@
 	@mkdir -p $(@D)
 	@ar rcs $@ $^
+# $(call link,LIBRARIES): one program of what it depends on.
+define link
+	@mkdir -p $(@D)
+	$(say) LINK $@
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(1)
+endef
 $(OUT)/holdfastd: $(OUT)/obj/volmgr/holdfastd.o $(OUT)/libholdfast.a
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(call link,$(LDLIBS))
 $(OUT)/holdfast: $(CLIO) $(OUT)/libholdfast.a
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(call link,$(LDLIBS))
 $(OUT)/tests/unit/%: $(OUT)/obj/tests/unit/%.o $(OUT)/libtestproto.a $(OUT)/libholdfast.a
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(TESTLIBS)
+	$(call link,$(LDLIBS) $(TESTLIBS))
 $(OUT)/tests/sim/%: $(OUT)/obj/tests/sim/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(TESTLIBS)
+	$(call link,$(LDLIBS) $(TESTLIBS))
 $(OUT)/tests/model/%: $(OUT)/obj/tests/model/%.o $(MODELO)
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^
+	$(call link)
 $(OUT)/tests/system/%: $(OUT)/obj/tests/system/%.o $(OUT)/libholdfast.a
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) -lnbd -lseccomp
+	$(call link,$(LDLIBS) -lnbd -lseccomp)
 $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) -lnbd
+	$(call link,$(LDLIBS) -lnbd)
 $(OUT)/libfuzz.a: $(FUZZO)
 	@rm -f $@
 	@mkdir -p $(@D)
 	@ar rcs $@ $^
 $(OUT)/tests/fuzz/%: $(OUT)/obj/tests/fuzz/%.o $(OUT)/libfuzz.a $(OUT)/libholdfast.a
-	@mkdir -p $(@D)
-	$(say) LINK $@
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+	$(call link,$(LDLIBS) -fsanitize=fuzzer)
 
 # Each check installs what is missing before a second make asks pkg-config about it.
 SYSTEM := $(wildcard tests/system/*_test.sh)
