@@ -52,7 +52,7 @@ endif
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: deps all units up down check check-fast check-asan check-tsan check-long model bench fuzz \
+.PHONY: deps all units up down check check-fast check-asan check-tsan check-long model crash bench fuzz \
 	format lint install clean
 
 all: $(PROGS)
@@ -145,7 +145,15 @@ check-long:
 	$(AGAIN) check-asan
 	$(AGAIN) check-tsan
 	$(AGAIN) model
+	$(AGAIN) crash CRASH_SECONDS=900
 	$(AGAIN) fuzz FUZZ_SECONDS=60
+# Every crash of every small workload of the store: hours. CRASH_SECONDS cuts it short.
+CRASH_SECONDS ?= 0
+crash:
+	$(AGAIN) deps
+	$(AGAIN) $(OUT)/tests/sim/store_crash_test
+	@seq 0 $$(($$(nproc) - 1)) | xargs -P 0 -I @ $(OUT)/tests/sim/store_crash_test --full \
+		--seconds $(CRASH_SECONDS) --part @/$$(nproc)
 model:
 	$(AGAIN) deps
 	$(AGAIN) $(MODEL)

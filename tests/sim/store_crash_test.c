@@ -5,10 +5,13 @@
  * the recovery from the first; one rotten block anywhere. After each: open, compare with the
  * model (store_workload.h), go on writing, check.
  *
- * usage: store_crash_test [--full] [--seconds N] [--seed N] [--only WORKLOAD] [--verbose]
+ * usage: store_crash_test [--full [--part I/N]] [--seconds N] [--seed N] [--only WORKLOAD]
+ * [--verbose]
  *
  * Without --full it takes workloads in a seeded order until its time is up (50 s), with smaller
- * bounds. A failure prints the line that repeats it. Last line: `N passed, N failed`.
+ * bounds. --full takes all, or with --part every Nth from the Ith on (I below N): `make crash` runs
+ * the parts on all processors. A failure prints the line that repeats it. Last line: `N passed, N
+ * failed`.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -42,6 +45,7 @@ struct run {
 	bool is_verbose;
 	struct sim_image *base[2]; /* by has_past */
 	uint64_t deadline_s;
+	uint64_t part, parts;
 	/* the workload at hand */
 	uint64_t index;
 	const struct workload *workload;
@@ -370,8 +374,15 @@ static void run_some(struct run *run)
 
 static void run_full(struct run *run)
 {
-	for (uint64_t i = 0; i < workload_count() && clock_s() < run->deadline_s; i++)
+	for (uint64_t i = run->part; i < workload_count() && clock_s() < run->deadline_s;
+	     i += run->parts)
 		workload_judge(run, i);
+}
+
+static bool part_parse(const char *text, struct run *run)
+{
+	return sscanf(text, "%" SCNu64 "/%" SCNu64, &run->part, &run->parts) == 2 &&
+	       run->part < run->parts;
 }
 
 static void log_nowhere(void *ctx, enum log_level level, const char *line)
@@ -383,14 +394,16 @@ static void log_nowhere(void *ctx, enum log_level level, const char *line)
 
 static int usage(void)
 {
-	fputs("usage: store_crash_test [--full] [--seconds N] [--seed N] [--only WORKLOAD] [--verbose]\n",
+	fputs("usage: store_crash_test [--full [--part I/N]] [--seconds N] [--seed N] [--only "
+	      "WORKLOAD]"
+	      " [--verbose]\n",
 	      stderr);
 	return 2;
 }
 
 int main(int argc, char **argv)
 {
-	struct run run = {.bounds = bounds_quick, .seed = 1};
+	struct run run = {.bounds = bounds_quick, .seed = 1, .parts = 1};
 	uint64_t seconds = 0, only = UINT64_MAX;
 	bool is_full = false;
 	for (int i = 1; i < argc; i++) {
@@ -405,7 +418,8 @@ int main(int argc, char **argv)
 			run.seed = strtoull(argv[++i], NULL, 10);
 		else if (has_value && strcmp(argv[i], "--only") == 0)
 			only = strtoull(argv[++i], NULL, 10);
-		else
+		else if (!has_value || strcmp(argv[i], "--part") != 0 ||
+			 !part_parse(argv[++i], &run))
 			return usage();
 	}
 	if (is_full)
@@ -429,9 +443,10 @@ int main(int argc, char **argv)
 		run_some(&run);
 	sim_image_free(run.base[0]);
 	sim_image_free(run.base[1]);
-	printf("%" PRIu64 " workloads, %" PRIu64 " crash states, %" PRIu64 " crashes of a recovery, "
+	printf("%" PRIu64 " workloads of %" PRIu64 ", %" PRIu64 " crash states, %" PRIu64
+	       " crashes of a recovery, "
 	       "%" PRIu64 " rotten blocks\n",
-	       run.workloads, run.states, run.recrashes, run.rots);
+	       run.workloads, workload_count(), run.states, run.recrashes, run.rots);
 	printf("%" PRIu64 " passed, %" PRIu64 " failed\n",
 	       run.workloads > run.failures ? run.workloads - run.failures : 0, run.failures);
 	return run.failures != 0 || run.workloads == 0;
