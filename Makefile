@@ -86,15 +86,12 @@ $(OUT)/obj/%.o: %.c | $(GENC) $(TGENC)
 	$(say) CC $@
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(OUT)/libholdfast.a: $(LIBO)
-	@rm -f $@
-	@ar rcs $@ $^
 $(OUT)/libtestproto.a: $(TGENO)
-	@rm -f $@
-	@mkdir -p $(@D)
-	@ar rcs $@ $^
 $(OUT)/libsim.a: $(SIMO)
-	@rm -f $@
+$(OUT)/libfuzz.a: $(FUZZO)
+$(OUT)/lib%.a:
 	@mkdir -p $(@D)
+	@rm -f $@
 	@ar rcs $@ $^
 # $(call link,LIBRARIES): one program of what it depends on.
 define link
@@ -116,10 +113,6 @@ $(OUT)/tests/system/%: $(OUT)/obj/tests/system/%.o $(OUT)/libholdfast.a
 	$(call link,$(LDLIBS) -lnbd -lseccomp)
 $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
 	$(call link,$(LDLIBS) -lnbd)
-$(OUT)/libfuzz.a: $(FUZZO)
-	@rm -f $@
-	@mkdir -p $(@D)
-	@ar rcs $@ $^
 $(OUT)/tests/fuzz/%: $(OUT)/obj/tests/fuzz/%.o $(OUT)/libfuzz.a $(OUT)/libholdfast.a
 	$(call link,$(LDLIBS) -fsanitize=fuzzer)
 
