@@ -26,6 +26,7 @@
 
 #define SQ_ENTRIES 512
 #define CQ_ENTRIES 4096
+#define EAGER_ENTRIES 8 /* a disk need not idle until a turn that asks much of it is over */
 #define FILE_SLOTS 64
 #define BUF_SLOTS 64
 #define BUF_PIECE_BYTES ((size_t)1 << 30)
@@ -331,6 +332,8 @@ static void uring_io_submit(struct loop *loop, struct env_io *io)
 	struct uring *u = uring_of(loop);
 	if (!list_empty(&u->ios_waiting) || !io_try(loop, io))
 		list_push_back(&u->ios_waiting, &io->link);
+	else if (u->enabled && io_uring_sq_ready(&u->ring) >= EAGER_ENTRIES)
+		(void)io_uring_submit(&u->ring); /* what it does not take stays queued */
 }
 
 /* ---- turns ---- */
