@@ -370,11 +370,18 @@ static void aio_turn(struct loop *loop, bool may_sleep)
 		op_run(a, CONTAINER_OF(node, struct net_op, link));
 }
 
+/* R3: one io_submit per turn; sockets are tried in the turn, too. */
+static void aio_submit_now(struct loop *loop)
+{
+	(void)loop;
+}
+
 const struct engine_ops engine_aio = {
 	.name = "libaio",
 	.create = aio_create,
 	.destroy = aio_destroy,
 	.turn = aio_turn,
+	.submit_now = aio_submit_now,
 	.file_add = aio_file_add,
 	.file_remove = aio_file_remove,
 	.op_submit = aio_op_submit,

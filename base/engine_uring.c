@@ -25,8 +25,7 @@
 #include "base/loop_int.h"
 
 #define SQ_ENTRIES 512
-#define CQ_ENTRIES 4096
-#define EAGER_ENTRIES 8 /* a disk need not idle until a turn that asks much of it is over */
+#define CQ_ENTRIES      4096
 #define FILE_SLOTS 64
 #define BUF_SLOTS 64
 #define BUF_PIECE_BYTES ((size_t)1 << 30)
@@ -116,13 +115,20 @@ static void uring_enable(struct uring *u)
 	u->enabled = true;
 }
 
+static void uring_submit_now(struct loop *loop)
+{
+	struct uring *u = uring_of(loop);
+	if (u->enabled)
+		(void)io_uring_submit(&u->ring); /* what it does not take stays queued */
+}
+
 /* A free entry, or NULL when the queue is full and cannot be submitted now. */
 static struct io_uring_sqe *uring_sqe(struct uring *u)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 	if (sqe || !u->enabled)
 		return sqe;
-	(void)io_uring_submit(&u->ring); /* what it does not take stays queued */
+	(void)io_uring_submit(&u->ring);
 	return io_uring_get_sqe(&u->ring);
 }
 
@@ -332,8 +338,8 @@ static void uring_io_submit(struct loop *loop, struct env_io *io)
 	struct uring *u = uring_of(loop);
 	if (!list_empty(&u->ios_waiting) || !io_try(loop, io))
 		list_push_back(&u->ios_waiting, &io->link);
-	else if (u->enabled && io_uring_sq_ready(&u->ring) >= EAGER_ENTRIES)
-		(void)io_uring_submit(&u->ring); /* what it does not take stays queued */
+	else if (io_uring_sq_ready(&u->ring) >= LOOP_EAGER)
+		uring_submit_now(loop);
 }
 
 /* ---- turns ---- */
@@ -405,6 +411,7 @@ const struct engine_ops engine_uring = {
 	.create = uring_create,
 	.destroy = uring_destroy,
 	.turn = uring_turn,
+	.submit_now = uring_submit_now,
 	.file_add = uring_file_add,
 	.file_remove = uring_file_remove,
 	.op_submit = uring_op_submit,

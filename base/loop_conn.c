@@ -155,21 +155,6 @@ static void conn_want_send(struct env_conn *conn)
 		list_push_back(&conn->loop->sends, &conn->send_link);
 }
 
-void conn_send(struct env_conn *conn, struct env_send *send)
-{
-	assert(!conn->closing);
-	assert(send->iov_count >= 1 && send->iov_count <= ENV_IO_IOV_MAX);
-	send->length_bytes = 0;
-	send->sent_bytes = 0;
-	for (uint32_t i = 0; i < send->iov_count; i++)
-		send->length_bytes += send->iov[i].iov_len;
-	list_push_back(&conn->queue, &send->link);
-	if (conn->send_status < 0)
-		loop_defer(conn->loop, &conn->defer);
-	else
-		conn_want_send(conn);
-}
-
 /* Appends the iovecs of what is left of send; returns the new count. */
 static uint32_t gather(struct env_conn *conn, const struct env_send *send, uint32_t count)
 {
@@ -187,37 +172,64 @@ static uint32_t gather(struct env_conn *conn, const struct env_send *send, uint3
 	return count;
 }
 
+/* One sendmsg for what is queued, as far as its vector reaches. */
+static void conn_send_start(struct env_conn *conn)
+{
+	uint32_t count = 0;
+	list_for_each (pos, &conn->queue) {
+		if (count == CONN_GATHER_IOV)
+			break;
+		count = gather(conn, CONTAINER_OF(pos, struct env_send, link), count);
+	}
+	conn->msg.msg_iovlen = count;
+	conn->gathered = 0;
+	net_op_submit(conn->loop, &conn->out_op);
+}
+
 void conns_flush(struct loop *loop)
 {
 	struct list *node;
-	while ((node = list_pop_front(&loop->sends))) {
-		struct env_conn *conn = CONTAINER_OF(node, struct env_conn, send_link);
-		uint32_t count = 0;
-		list_for_each(pos, &conn->queue)
-		{
-			if (count == CONN_GATHER_IOV)
-				break;
-			count = gather(conn, CONTAINER_OF(pos, struct env_send, link), count);
-		}
-		conn->msg.msg_iovlen = count;
-		net_op_submit(loop, &conn->out_op);
+	while ((node = list_pop_front(&loop->sends)))
+		conn_send_start(CONTAINER_OF(node, struct env_conn, send_link));
+}
+
+void conn_send(struct env_conn *conn, struct env_send *send)
+{
+	assert(!conn->closing);
+	assert(send->iov_count >= 1 && send->iov_count <= ENV_IO_IOV_MAX);
+	send->length_bytes = 0;
+	send->sent_bytes = 0;
+	for (uint32_t i = 0; i < send->iov_count; i++)
+		send->length_bytes += send->iov[i].iov_len;
+	list_push_back(&conn->queue, &send->link);
+	if (conn->send_status < 0) {
+		loop_defer(conn->loop, &conn->defer);
+		return;
+	}
+	conn_want_send(conn);
+	if (list_linked(&conn->send_link) && ++conn->gathered >= LOOP_EAGER && !conn->advancing) {
+		list_remove(&conn->send_link);
+		conn_send_start(conn);
+		conn->loop->engine_ops->submit_now(conn->loop);
 	}
 }
 
 /* Completes what `bytes` taken by the socket cover, in order. */
 static void conn_advance(struct env_conn *conn, size_t bytes)
 {
+	conn->advancing = true;
 	while (!list_empty(&conn->queue)) {
 		struct env_send *send = CONTAINER_OF(conn->queue.next, struct env_send, link);
 		size_t left_bytes = send->length_bytes - send->sent_bytes;
 		if (left_bytes > bytes) {
 			send->sent_bytes += bytes;
-			return;
+			break;
 		}
 		bytes -= left_bytes;
 		list_remove(&send->link);
 		send->done(send, conn->closing ? -ECANCELED : 0);
 	}
+	conn->advancing = false;
 }
 
 static void conn_sent(struct net_op *op, int result)

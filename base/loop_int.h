@@ -17,6 +17,9 @@
 #include "base/timer_heap.h"
 
 #define LOOP_BATCH 64	      /* callbacks of one kind per turn */
+/* Disk operations, or sends of one connection, that are not left waiting for the end of the turn:
+ * the disk and the peer need not idle while a turn works through all that came at once. */
+#define LOOP_EAGER         8
 #define CONN_GATHER_IOV 128   /* iovecs of one sendmsg */
 #define ADDRESS_TEXT_BYTES 128
 
@@ -66,6 +69,8 @@ struct engine_ops {
 	void (*destroy)(struct loop *loop);
 	/* Submits what waits, sleeps until something completes when it may, runs a batch of callbacks. */
 	void (*turn)(struct loop *loop, bool may_sleep);
+	/* Gives the kernel what was submitted so far; runs no callback. May do nothing. */
+	void (*submit_now)(struct loop *loop);
 	int (*file_add)(struct loop *loop, struct net_file *file);
 	/* No operation is active on it. Does not close it. */
 	void (*file_remove)(struct loop *loop, struct net_file *file);
@@ -211,6 +216,8 @@ struct env_conn {
 	struct env_recv *recv; /* set while in_op is active */
 	struct list queue;     /* env_send.link, in order */
 	struct list send_link; /* loop->sends */
+	uint32_t gathered;     /* sends queued since it was put there */
+	bool advancing;        /* in conn_advance(): the queue still holds what has been sent */
 	struct defer defer;
 	int send_status; /* the first error; sticky */
 	bool closing;

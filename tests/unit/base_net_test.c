@@ -229,6 +229,75 @@ LOOP_TEST(conn, echoes_over_tcp6)
 	echo_test(w, "tcp:[::1]:0");
 }
 
+/* A stream of numbers; each that is out queues as many more as start a sendmsg within the turn. */
+#define COUNTING_SENDS 1000u
+struct counting {
+	struct world *w;
+	struct env_conn *from, *to;
+	struct count {
+		struct env_send send;
+		struct iovec iov;
+		struct counting *counting;
+		uint32_t number;
+	} counts[COUNTING_SENDS];
+	uint32_t sent;
+	struct env_recv recv;
+	uint32_t numbers[COUNTING_SENDS];
+	size_t got_bytes;
+	bool done;
+};
+static void count_done(struct env_send *send, int status);
+static void count_more(struct counting *c, uint32_t n)
+{
+	for (; n > 0 && c->sent < COUNTING_SENDS; n--) {
+		struct count *count = &c->counts[c->sent];
+		count->counting = c;
+		count->number = c->sent++;
+		count->iov = (struct iovec){&count->number, sizeof(count->number)};
+		count->send =
+			(struct env_send){.iov = &count->iov, .iov_count = 1, .done = count_done};
+		env_conn_send(c->w->env, c->from, &count->send);
+	}
+}
+static void count_done(struct env_send *send, int status)
+{
+	CHECK_EQ(status, 0);
+	count_more(CONTAINER_OF(send, struct count, send)->counting, 2 * LOOP_EAGER);
+}
+static void counts_received(struct env_recv *recv, ssize_t n)
+{
+	struct counting *c = CONTAINER_OF(recv, struct counting, recv);
+	CHECK(n > 0);
+	c->got_bytes += (size_t)n;
+	c->done = c->got_bytes == sizeof(c->numbers);
+	if (c->done)
+		return;
+	recv->buf = (uint8_t *)c->numbers + c->got_bytes;
+	recv->buf_bytes = sizeof(c->numbers) - c->got_bytes;
+	env_conn_recv(c->w->env, c->to, recv);
+}
+
+/* Fails when a sendmsg that starts from a done() sends again what is out but not taken off the
+ * queue yet. */
+LOOP_TEST(conn, sends_from_done_keep_their_order)
+{
+	static struct counting c;
+	struct pair p;
+	pair_open(&p, w, unix_address(w));
+	memset(&c, 0, sizeof(c));
+	c.w = w;
+	c.from = p.client;
+	c.to = p.server;
+	c.recv = (struct env_recv){
+		.buf = c.numbers, .buf_bytes = sizeof(c.numbers), .done = counts_received};
+	env_conn_recv(w->env, p.server, &c.recv);
+	count_more(&c, 3);
+	world_wait(w, &c.done);
+	for (uint32_t i = 0; i < COUNTING_SENDS; i++)
+		CHECK_EQ(c.numbers[i], i);
+	pair_close(&p);
+}
+
 /* ---- errors and ends ---- */
 
 LOOP_TEST(conn, peer_credentials_are_known)
