@@ -88,8 +88,12 @@ void map_pool_info(const struct map_pool *pool, struct map_pool_info *ret)
 {
 	*ret = (struct map_pool_info){.cache_bytes = cache_bytes(pool->cache),
 				      .delta_bytes_used = delta_pool_used_bytes(pool->deltas),
+				      .pages_read = pool->pages_read,
 				      .pages_written = pool->pages_written,
-				      .pages_lost = pool->pages_lost};
+				      .pages_lost = pool->pages_lost,
+				      .blocks_read = pool->pages_read +
+						     cache_blocks_read(pool->cache),
+				      .blocks_written = writer_blocks(pool->index.writer)};
 }
 
 struct pool_waiter {

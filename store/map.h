@@ -46,7 +46,9 @@ bool map_pool_delta_full(const struct map_pool *pool);
 
 struct map_pool_info {
 	uint64_t cache_bytes, delta_bytes_used;
-	uint64_t pages_written, pages_lost; /* by folds, since open */
+	uint64_t pages_read, pages_written, pages_lost; /* by folds, since open */
+	uint64_t blocks_read;	 /* by look-ups and folds: pages, index; not destage */
+	uint64_t blocks_written; /* pages, index, destaged payload */
 };
 void map_pool_info(const struct map_pool *pool, struct map_pool_info *ret);
 

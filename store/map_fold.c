@@ -82,6 +82,7 @@ void map_gather_read(struct co *co, struct map_pool *pool, uint32_t count)
 			}
 			struct batch_io_part part = {item->place, 1, block, &g->status[k]};
 			batch_io_submit(co, pool->reads, ENV_IO_READ, &part);
+			pool->pages_read++;
 		}
 	}
 	(void)batch_io_wait(co, pool->reads, 0); /* each page has its own status */

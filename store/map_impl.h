@@ -64,7 +64,7 @@ struct map_pool {
 	struct map_scratch *scratch;
 	uint8_t *blocks; /* POOL_BLOCKS read buffers */
 	uint64_t frozen_bytes;
-	uint64_t pages_written, pages_lost;
+	uint64_t pages_read, pages_written, pages_lost;
 	bool busy; /* one destage, fold or trim at a time */
 	struct list waiters;
 };

@@ -180,7 +180,13 @@ void store_info(const struct store *store, struct store_info *ret)
 {
 	struct space_info space;
 	space_info(store->space, &space);
+	struct map_pool_info pool;
+	map_pool_info(store->pool, &pool);
 	*ret = store->counters;
+	ret->blocks_written += pool.blocks_written + space.table_blocks_written;
+	ret->pages_read = pool.pages_read;
+	ret->pages_written = pool.pages_written;
+	ret->map_blocks_read = pool.blocks_read;
 	ret->uuid = store->uuid;
 	ret->incarnation = store->incarnation;
 	ret->root_generation = store->root_generation;

@@ -97,7 +97,9 @@ struct store_info {
 	bool failed;
 	/* counters since open */
 	uint64_t batches, batches_inline, records, payload_blocks, pieces, checkpoints;
-	uint64_t blocks_written; /* everything that reached the device, in blocks */
+	uint64_t blocks_written; /* everything that was sent to the device, in blocks; not the prewriter's zeros */
+	uint64_t pages_read, pages_written; /* by checkpoints: map pages */
+	uint64_t map_blocks_read; /* map pages and index blocks, look-ups included */
 	uint64_t reads, read_blocks, crc_errors, io_slow;
 };
 void store_info(const struct store *store, struct store_info *ret);
