@@ -199,8 +199,10 @@ int map_trim(struct co *co, struct map *map, bool delete_all, uint32_t pages_max
 		delta_clear(&map->sides[i].active, true);
 		delta_clear(&map->sides[i].frozen, true);
 	}
-	if (delete_all)
+	if (delete_all) {
 		map->frozen_busy = false;
+		map_kept_clear(map, true);
+	}
 	map_pool_lock(co, map->pool);
 	uint32_t head = map->head;
 	int rc = trim_run(co, map, delete_all, pages_max);

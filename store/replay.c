@@ -114,29 +114,19 @@ static int load_tail(void *ctx, const struct table_block *block)
 	return 0;
 }
 
-/* The tables' places, noted by table_read, are the durable root's. */
-static void own_table_places(struct store *store)
-{
-	struct checkpoint *c = &store->checkpoint;
-	uint64_t *places = c->table_places;
-	c->table_places = c->table_places_next;
-	c->table_places_next = places;
-	c->table_count = c->table_count_next;
-	c->table_count_next = 0;
-}
-
 int replay_load_tables(struct replay *replay, const struct root *root)
 {
 	struct store *store = replay->store;
-	store->checkpoint.table_count_next = 0;
-	int rc = table_read(replay->co, store, &root->volumes, TABLE_VOLUMES, load_volumes, replay,
-			    replay->err);
+	struct place_list *places = &store->checkpoint.tables;
+	int rc = table_read(replay->co, store, &root->volumes, TABLE_VOLUMES, places, load_volumes,
+			    replay, replay->err);
 	if (rc == 0)
-		rc = table_read(replay->co, store, &root->tail, TABLE_TAIL, load_tail, replay,
-				replay->err);
+		rc = runs_load(replay, root);
+	if (rc == 0)
+		rc = table_read(replay->co, store, &root->tail, TABLE_TAIL, places, load_tail,
+				replay, replay->err);
 	if (rc < 0)
 		return rc;
-	own_table_places(store);
 	for (uint32_t i = 0; i < store->slot_end; i++) {
 		struct store_replica *r = store->slots[i];
 		if (r && !r->deleting && r->head.last_seq != r->loaded_last_seq)

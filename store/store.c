@@ -196,7 +196,7 @@ void store_info(const struct store *store, struct store_info *ret)
 	ret->ring_blocks = store->ring_blocks;
 	ret->ring_used_blocks = ring_used_blocks(store);
 	ret->cache_bytes = store->config.cache_bytes;
-	ret->delta_bytes = map_pool_delta_bytes(store->pool);
+	ret->delta_bytes = pool.delta_bytes_used;
 	ret->replica_count = store->replica_count;
 	ret->failed = store->failed;
 }
@@ -302,6 +302,7 @@ void store_config_default(struct store_config *config)
 	*config = (struct store_config){
 		.cache_bytes = 16ull << 20,
 		.delta_bytes = 32ull << 20,
+		.fold_entries = 32,
 		.batches_in_flight_max = 4,
 		.batch_payload_bytes = 128u << 10,
 		.inline_payload_bytes = 32u << 10,
@@ -439,6 +440,7 @@ static int store_open_disk(struct co *co, struct store *store, struct err *err)
 	struct map_pool_config pool = {
 		.cache_bytes = store->config.cache_bytes,
 		.delta_bytes = store->config.delta_bytes,
+		.fold_entries = store->config.fold_entries,
 		.store_uuid = store->uuid,
 	};
 	store->space = space_create(store->env, store->disk, &geometry);

@@ -54,7 +54,9 @@ int store_format(struct co *co, struct env *env, const char *path, const struct 
 
 struct store_config {
 	uint64_t cache_bytes;		/* map page cache; default 16 MiB */
-	uint64_t delta_bytes;		/* both delta generations; default 32 MiB */
+	uint64_t delta_bytes;		/* changes of the map that are not in pages; default 32 MiB */
+	uint32_t fold_entries;		/* a checkpoint writes the page of a chunk with so many of them (1: of each);
+					 * the others stay in memory and in the run table, within delta_bytes; default 32 */
 	uint32_t batches_in_flight_max; /* default 4 */
 	uint32_t batch_payload_bytes;	/* redirected batch target; default 128 KiB */
 	uint32_t inline_payload_bytes;	/* at most this much payload goes inline; default 32 KiB */

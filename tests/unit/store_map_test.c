@@ -40,6 +40,12 @@ struct bed {
 	bool trim_more;
 	bool delete_all;
 	bool no_trim;
+	bool fold_all;
+	uint32_t fold_entries;
+	uint64_t delta_bytes;
+	struct map_runs sink;
+	struct run_entry *runs; /* the run table */
+	uint32_t run_count, run_max;
 	int rc;
 	struct model_block *head; /* BLOCKS each */
 	struct model_block *shadow;
@@ -56,14 +62,34 @@ static void bed_memory(struct bed *bed)
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS, .store_uuid = test_uuid};
 	struct map_pool_config config = {
-		.cache_bytes = 64 * BLOCK_BYTES, .delta_bytes = 8 << 20, .store_uuid = test_uuid};
+		.cache_bytes = 64 * BLOCK_BYTES,
+		.delta_bytes = bed->delta_bytes,
+		.fold_entries = bed->fold_entries,
+		.store_uuid = test_uuid};
 	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
 	bed->pool = map_pool_create(&bed->mem->env, mem_disk(bed->mem), bed->space, &config);
 }
 
+static void run_add(void *ctx, const struct run_entry *entry)
+{
+	struct bed *bed = ctx;
+	if (bed->run_count == bed->run_max) {
+		bed->run_max = bed->run_max ? bed->run_max * 2 : 256;
+		bed->runs = realloc(bed->runs, bed->run_max * sizeof(*bed->runs));
+	}
+	bed->runs[bed->run_count++] = *entry;
+}
+
+/* Seeds keep chunks of up to 1 (nothing), 3, 20 and 255 entries out of pages. */
 static void bed_open(struct bed *bed, uint64_t seed)
 {
-	*bed = (struct bed){.seq = 10, .node_next = 2, .trim_pages = 7};
+	static const uint32_t fold_entries[] = {1, 4, 21, 256};
+	*bed = (struct bed){.seq = 10,
+			    .node_next = 2,
+			    .trim_pages = 7,
+			    .delta_bytes = 8 << 20,
+			    .fold_entries = fold_entries[seed % 4],
+			    .sink = {.add = run_add, .ctx = bed}};
 	bed->mem = mem_env_create((uint64_t)DEVICE_BLOCKS * BLOCK_BYTES, seed);
 	bed->root.head_node = 1;
 	bed_memory(bed);
@@ -79,6 +105,7 @@ static void bed_close(struct bed *bed)
 	map_pool_destroy(bed->pool);
 	space_destroy(bed->space);
 	mem_env_destroy(bed->mem);
+	free(bed->runs);
 	free(bed->head);
 	free(bed->shadow);
 	free(bed->source);
@@ -221,10 +248,17 @@ static void checkpoint_run(struct co *co, void *arg)
 	struct bed *bed = arg;
 	space_cut(bed->space);
 	if (!bed->delete_all)
-		map_freeze(bed->map);
+		map_freeze(bed->map, bed->fold_all);
 	bed->rc = bed->delete_all ? 0 : map_destage(co, bed->map, DATA_START);
-	if (bed->rc == 0 && !bed->delete_all)
-		bed->rc = map_fold(co, bed->map);
+	if (bed->rc == 0 && !bed->delete_all) {
+		map_keep(co, bed->map, &bed->sink);
+		map_pool_choose(co, bed->pool, &bed->map, 1);
+		bed->rc = map_fold(co, bed->map, &bed->sink);
+	}
+	if (rnd(bed, 4) == 0) { /* the run table anew */
+		bed->run_count = 0;
+		map_kept_each(co, bed->map, &bed->sink);
+	}
 	bool damaged = bed->rc == -EBADMSG;
 	if ((bed->rc == 0 || damaged) && !bed->no_trim)
 		CHECK_EQ(map_trim(co, bed->map, bed->delete_all, bed->trim_pages, &bed->trim_more),
@@ -238,6 +272,15 @@ static void quiet_checkpoint(struct bed *bed)
 {
 	mem_run(bed->mem, checkpoint_run, bed);
 	CHECK_EQ(bed->rc, 0);
+}
+
+/* Every delta into pages: a shadow wants that. */
+static void full_checkpoint(struct bed *bed)
+{
+	bed->fold_all = true;
+	quiet_checkpoint(bed);
+	bed->fold_all = false;
+	CHECK_EQ(map_kept_count(bed->map), 0);
 }
 
 static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
@@ -292,7 +335,7 @@ static void walk_run(struct co *co, void *arg)
 	w->rc = map_walk(co, w->bed->map, reach_ref, reach_report, w->reach);
 }
 
-/* Everything allocated is reachable. Call after quiet checkpoints with empty deltas. */
+/* Everything allocated is reachable. Call after quiet checkpoints with no delta but what is kept. */
 static void check_space(struct bed *bed)
 {
 	struct reach reach = {.seen = calloc(DEVICE_BLOCKS, 1)};
@@ -316,7 +359,7 @@ static void check_space(struct bed *bed)
 	CHECK_EQ(info.referenced_blocks, reach.count);
 	CHECK_EQ(info.allocated_blocks, info.referenced_blocks);
 	CHECK_EQ(info.unref_errors, 0);
-	CHECK_EQ(info.promised_blocks, 0);
+	CHECK(info.promised_blocks <= map_kept_count(bed->map));
 	CHECK_EQ(map_pool_delta_bytes(bed->pool), 0);
 	free(reach.seen);
 }
@@ -331,6 +374,7 @@ static void load_run(struct co *co, void *arg)
 /* From the last root. Call after a quiet checkpoint. */
 static void reload(struct bed *bed)
 {
+	uint64_t kept = map_kept_count(bed->map);
 	map_destroy(bed->map);
 	map_pool_destroy(bed->pool);
 	space_destroy(bed->space);
@@ -338,6 +382,14 @@ static void reload(struct bed *bed)
 	mem_run(bed->mem, load_run, bed);
 	CHECK_EQ(bed->rc, 0);
 	bed->map = map_create(bed->pool, &bed->root);
+	CHECK_EQ(map_pool_load_begin(bed->pool, bed->run_count), 0);
+	for (uint32_t i = 0; i < bed->run_count; i++) {
+		if (le32_get(bed->runs[i].node) == bed->root.head_node)
+			CHECK_EQ(map_kept_load(bed->map, &bed->runs[i]), 0);
+	}
+	map_pool_load_end(bed->pool);
+	CHECK(map_kept_fits(bed->map));
+	CHECK_EQ(map_kept_count(bed->map), kept);
 }
 
 /* ---- tests ---- */
@@ -441,6 +493,9 @@ TEST(map, a_shadow_filled_out_of_order_becomes_the_head_or_leaves_no_trace)
 			do_entry(&bed);
 		quiet_checkpoint(&bed);
 		for (uint32_t round = 0; round < 4; round++) {
+			if (map_kept_count(bed.map) > 0)
+				CHECK_EQ(map_shadow_begin(bed.map, bed.node_next), -EBUSY);
+			full_checkpoint(&bed);
 			CHECK_EQ(map_shadow_begin(bed.map, 1), -EINVAL);
 			shadow_round(&bed);
 			for (uint32_t i = 0; i < 100; i++)
@@ -471,7 +526,7 @@ TEST(map, a_flip_or_drop_during_a_checkpoint_leaves_its_root_as_it_was_cut)
 		bed.trim_pages = 1000;
 		for (uint32_t i = 0; i < 100; i++)
 			do_entry(&bed);
-		quiet_checkpoint(&bed);
+		full_checkpoint(&bed);
 		CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
 		memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
 		for (uint32_t i = 0; i < 60; i++)
@@ -514,6 +569,7 @@ TEST(map, equal_contents_give_equal_digests_whatever_the_layout)
 	struct bed a, b;
 	bed_open(&a, 1);
 	bed_open(&b, 2);
+	a.fold_all = b.fold_all = true; /* of pages alone */
 	for (uint32_t block = 0; block < 1000; block++)
 		CHECK_EQ(map_put(a.map, MAP_HEAD, block * 7, payload_place(&a, block + 1, false),
 				 block + 1, a.seq++),
@@ -550,7 +606,7 @@ TEST(map, a_deleted_volume_gives_back_every_block)
 	bed_open(&bed, 4);
 	for (uint32_t i = 0; i < 300; i++)
 		do_entry(&bed);
-	quiet_checkpoint(&bed);
+	full_checkpoint(&bed);
 	CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
 	memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
 	for (uint32_t i = 0; i < 100; i++)
@@ -663,6 +719,7 @@ TEST(map, a_rotten_page_loses_its_blocks_until_they_are_written_or_repaired)
 	struct bed bed;
 	struct look look;
 	bed_open(&bed, 7);
+	bed.fold_all = true;
 	for (uint32_t block = 0; block < 600; block++) {
 		CHECK_EQ(map_put(bed.map, MAP_HEAD, block, payload_place(&bed, block + 1, false),
 				 block + 1, bed.seq),
@@ -699,6 +756,7 @@ TEST(map, an_unreadable_page_is_bad_and_an_unreadable_index_damages_only_its_map
 	struct bed bed;
 	struct look look;
 	bed_open(&bed, 7);
+	bed.fold_all = true;
 	for (uint32_t i = 0; i < 200; i++)
 		do_entry(&bed);
 	quiet_checkpoint(&bed);
@@ -806,9 +864,11 @@ TEST(map, figures_are_printed)
 	struct mem_env *mem = mem_env_create(4ull << 30, 1);
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = 1 << 20, .store_uuid = test_uuid};
-	struct map_pool_config config = {
-		.cache_bytes = 64 << 20, .delta_bytes = 96 << 20, .store_uuid = test_uuid};
-	struct bed bed = {.mem = mem, .trim_pages = 1};
+	struct map_pool_config config = {.cache_bytes = 64 << 20,
+					 .delta_bytes = 96 << 20,
+					 .fold_entries = 1,
+					 .store_uuid = test_uuid};
+	struct bed bed = {.mem = mem, .trim_pages = 1, .sink = {.add = run_add, .ctx = &bed}};
 	bed.space = space_create(&mem->env, mem_disk(mem), &geometry);
 	bed.pool = map_pool_create(&mem->env, mem_disk(mem), bed.space, &config);
 	bed.root.head_node = 1;
