@@ -177,7 +177,7 @@ uint64_t map_kept_count(const struct map *map);
  * _end. 0, -ENOMEM, -EUCLEAN: no such entry can be there. */
 int map_pool_load_begin(struct map_pool *pool, uint64_t entries);
 int map_kept_load(struct map *map, const struct run_entry *entry);
-/* M5, once all is loaded. */
+/* M5, once all is loaded: no second node, and every place is marked used. */
 bool map_kept_fits(const struct map *map);
 void map_pool_load_end(struct map_pool *pool);
 /* Folds frozen, and what map_pool_choose() chose, into new pages and index blocks (written, not flushed), space_ref / space_unref(this_root)

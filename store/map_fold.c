@@ -198,6 +198,7 @@ struct merge {
 	const struct page_image
 		*shared;               /* the head's page under a shadow; NULL: nothing is shared */
 	bool shared_unknown;           /* it cannot be read: give up nothing */
+	bool referenced;               /* the delta's places are: it is kept */
 	const struct index_item *base; /* the version this node sees; NULL: none */
 	bool base_own;                 /* it is this node's, or nobody else needs it */
 };
@@ -240,7 +241,8 @@ static void merge_data(struct merge *m, uint32_t i, const struct delta_entry *en
 	}
 	if (block->place != entry->place)
 		place_give_up(m, i, block->place);
-	space_ref(m->f->pool->space, entry->place, 1);
+	if (!m->referenced)
+		space_ref(m->f->pool->space, entry->place, 1);
 	*block = (struct page_block){.place = entry->place,
 				     .seq = entry->seq,
 				     .crc32c = entry->crc32c,
@@ -387,7 +389,9 @@ static int chunk_merge(struct fold *f, uint32_t i)
 	}
 	merge_base(&m, pool_block(f->pool, 2 * i + at), m.base ? g->status[at] : 1);
 	if (f->keeper && delta_chunk_count(&f->keeper->kept, g->chunk) > 0) {
+		m.referenced = true;
 		(void)merge_delta(&m, &f->keeper->kept);
+		m.referenced = false;
 		delta_chunk_mark(&f->keeper->kept, g->chunk);
 		f->keeper->kept_marked++;
 	}

@@ -250,7 +250,15 @@ void map_pool_load_end(struct map_pool *pool)
 
 bool map_kept_fits(const struct map *map)
 {
-	return map->other_node == 0 || delta_empty(&map->kept);
+	struct delta_cursor cursor;
+	struct delta_entry entry;
+
+	delta_cursor_start(&cursor, &map->kept, 0);
+	while (delta_cursor_next(&cursor, &entry)) {
+		if (map->other_node != 0 || !space_is_referenced(map->pool->space, entry.place))
+			return false;
+	}
+	return true;
 }
 
 int map_kept_load(struct map *map, const struct run_entry *in)

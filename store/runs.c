@@ -180,7 +180,7 @@ int runs_load(struct replay *replay, const struct root *root)
 		const struct store_replica *r = store->slots[i];
 		kept += r ? map_kept_count(r->map) : 0;
 		if (r && !map_kept_fits(r->map))
-			return err_set(replay->err, -EUCLEAN, "run table: slot %u has two nodes", i);
+			return err_set(replay->err, -EUCLEAN, "run table: slot %u has two nodes, or a block that is marked free", i);
 	}
 	if (runs->entries != entries || kept != le64_get(root->run_live))
 		return err_set(replay->err, -EUCLEAN,

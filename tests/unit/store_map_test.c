@@ -850,6 +850,100 @@ TEST(map, every_chunk_changed_since_a_seq_is_reported)
 	bed_close(&bed);
 }
 
+/* Zeros in a newer delta over what only an older one has: a replica that was away has the old data. */
+TEST(map, a_zero_over_what_only_an_older_delta_has_is_reported)
+{
+	struct bed bed;
+	bed_open(&bed, 3); /* keeps */
+	CHECK_EQ(map_put(bed.map, MAP_HEAD, 700, payload_place(&bed, 1, false), 1, bed.seq++), 0);
+	quiet_checkpoint(&bed);
+	CHECK_EQ(map_kept_count(bed.map), 1);
+	struct next_arg next = {.bed = &bed, .since = bed.seq};
+	bed.seq += 10;
+	CHECK_EQ(map_zero(bed.map, MAP_HEAD, 0, BLOCKS, bed.seq++), 0);
+	mem_run(bed.mem, next_run, &next);
+	CHECK_EQ(next.rc, 0);
+	CHECK_EQ(next.chunk, 2);
+	quiet_checkpoint(&bed);
+	CHECK_EQ(map_kept_count(bed.map), 0);
+	mem_run(bed.mem, next_run, &next);
+	CHECK(next.rc == 0 && next.chunk == 2);
+	bed_close(&bed);
+}
+
+/* ---- what is kept ---- */
+
+TEST(map, kept_entries_stay_within_their_share_and_the_fullest_chunks_go_first)
+{
+	struct map_pool_info before, after;
+	struct bed bed;
+	bed_open(&bed, 3);
+	map_destroy(bed.map);
+	map_pool_destroy(bed.pool);
+	space_destroy(bed.space);
+	bed.delta_bytes = 512 << 10; /* kept: up to 224 KiB */
+	bed.fold_entries = 1000;     /* only memory counts */
+	bed_memory(&bed);
+	bed.map = map_create(bed.pool, &bed.root);
+	uint64_t folds = 0, folded_entries = 0;
+	for (uint32_t round = 0; round < 120; round++) {
+		for (uint32_t i = 0; i < 400; i++) { /* a quarter of the chunks gets most */
+			uint64_t block = rnd(&bed, rnd(&bed, 4) ? BLOCKS / 4 : BLOCKS);
+			CHECK_EQ(map_put(bed.map, MAP_HEAD, block, payload_place(&bed, round, false),
+					 round, bed.seq),
+				 0);
+			model_put(&bed.head[block], bed.seq++, round, true);
+		}
+		uint64_t kept = map_kept_count(bed.map);
+		map_pool_info(bed.pool, &before);
+		quiet_checkpoint(&bed);
+		map_pool_info(bed.pool, &after);
+		CHECK(after.kept_bytes <= 224 << 10, "round %u: %llu bytes", round,
+		      (unsigned long long)after.kept_bytes);
+		CHECK_EQ(map_pool_delta_bytes(bed.pool), 0);
+		folds += after.pages_written - before.pages_written;
+		if (after.pages_written > before.pages_written && map_kept_count(bed.map) < kept)
+			folded_entries += kept - map_kept_count(bed.map);
+		if (round % 10 == 0) {
+			check_all(&bed, MAP_HEAD, bed.head);
+			check_space(&bed);
+		}
+		if (round % 15 == 14)
+			reload(&bed);
+	}
+	CHECK(folds > 20 && folded_entries / folds > 100, "%llu entries in %llu folds",
+	      (unsigned long long)folded_entries, (unsigned long long)folds);
+	check_all(&bed, MAP_HEAD, bed.head);
+	full_checkpoint(&bed);
+	check_all(&bed, MAP_HEAD, bed.head);
+	check_space(&bed);
+	bed_close(&bed);
+}
+
+/* A repair's version keeps its seq: in the run table the later of two equal ones counts. */
+TEST(map, a_kept_block_that_is_repaired_has_its_new_place_after_a_restart)
+{
+	struct look look;
+	struct bed bed;
+	bed_open(&bed, 3);
+	CHECK_EQ(map_put(bed.map, MAP_HEAD, 9, payload_place(&bed, 5, false), 5, bed.seq), 0);
+	bed.head[9] = (struct model_block){bed.seq++, 5, true};
+	quiet_checkpoint(&bed);
+	for (uint32_t round = 0; round < 4; round++) {
+		look_up(&bed, &look, MAP_HEAD, 9, 1);
+		uint64_t place = look.versions[0].place;
+		CHECK(repair(&bed, 9, place, 5));
+		quiet_checkpoint(&bed);
+		quiet_checkpoint(&bed);
+		reload(&bed);
+		look_up(&bed, &look, MAP_HEAD, 9, 1);
+		CHECK(look.versions[0].place != place);
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+	}
+	bed_close(&bed);
+}
+
 /* ---- figures ---- */
 
 static double seconds(void)
