@@ -392,32 +392,40 @@ static void root_shrink(struct delta_pool *pool, struct delta_tree *tree)
 	}
 }
 
-/* A small leaf takes in its right neighbour of the same parent: what is removed here and there gives memory
- * back. */
-static void leaf_join(struct delta_pool *pool, struct delta_tree *tree, const struct path *path)
+/* Leaves i and i + 1 of a parent become one when that leaves room. */
+static bool leaves_join(struct delta_pool *pool, struct delta_tree *tree, struct inner *inner, uint32_t i)
 {
-	struct leaf *leaf = node_at(pool, path->node[0]);
-
-	if (tree->levels < 2 || leaf->count > LEAF_MAX / 2)
-		return;
-	struct inner *inner = node_at(pool, path->node[1]);
-	uint32_t i = path->index[1] + 1;
-	if (i == inner->count)
-		return;
-	uint32_t right_node = inner->children[i];
+	if (i + 1 >= inner->count)
+		return false;
+	struct leaf *left = node_at(pool, inner->children[i]);
+	uint32_t right_node = inner->children[++i];
 	const struct leaf *right = node_at(pool, right_node);
-	if (leaf->count + right->count > LEAF_MAX - LEAF_JOIN)
-		return;
-	memcpy(leaf->entries + leaf->count, right->entries,
+	if (left->count + right->count > LEAF_MAX - LEAF_JOIN)
+		return false;
+	memcpy(left->entries + left->count, right->entries,
 	       right->count * sizeof(right->entries[0]));
-	leaf->count += right->count;
+	left->count += right->count;
 	node_give(pool, right_node);
 	tree->node_count--;
 	inner->count--;
 	memmove(inner->keys + i, inner->keys + i + 1, (inner->count - i) * sizeof(uint64_t));
 	memmove(inner->children + i, inner->children + i + 1,
 		(inner->count - i) * sizeof(uint32_t));
-	root_shrink(pool, tree);
+	return true;
+}
+
+/* The leaf at path has lost an entry: with a neighbour that is small too it becomes one, so that what is removed
+ * here and there gives memory back. */
+static void leaf_join(struct delta_pool *pool, struct delta_tree *tree, const struct path *path)
+{
+	const struct leaf *leaf = node_at(pool, path->node[0]);
+
+	if (tree->levels < 2 || leaf->count > LEAF_MAX / 2)
+		return;
+	struct inner *inner = node_at(pool, path->node[1]);
+	uint32_t i = path->index[1];
+	if (leaves_join(pool, tree, inner, i) || (i > 0 && leaves_join(pool, tree, inner, i - 1)))
+		root_shrink(pool, tree);
 }
 
 /* Removes the entry at path; empty nodes go. */

@@ -117,6 +117,7 @@ static void trim_whole(struct map *map, uint32_t i)
 	for (uint32_t k = 0; k < g->group.count; k++) {
 		const struct index_item *item = &g->group.items[k];
 		map_change_remove(pool, item->key);
+		map->used_blocks -= MIN(map->used_blocks, (uint64_t)item->live_blocks);
 		if (item->place == 0)
 			continue;
 		known[k] = map_page_decode(pool, item, pool_block(pool, 2 * i + k), g->status[k],

@@ -275,6 +275,13 @@ static struct store_info rig_store_info(struct rig *rig)
 	return info;
 }
 
+/* The store is not open. */
+static void rig_check_offline(struct rig *rig)
+{
+	rig_run(rig, check_job);
+	CHECK_EQ(rig->status, 0);
+}
+
 TEST(store_runs, a_few_entries_need_no_page_and_survive_many_checkpoints_and_crashes)
 {
 	struct rig *rig = rig_start(3); /* fold_entries 32 */
@@ -290,6 +297,7 @@ TEST(store_runs, a_few_entries_need_no_page_and_survive_many_checkpoints_and_cra
 		if (round % 3 != 2)
 			continue;
 		rig_crash(rig, round % 2 ? SIM_KILL_POWER : SIM_KILL_PROCESS);
+		rig_check_offline(rig);
 		CHECK_EQ(rig_open(rig), 0);
 		for (unsigned v = 0; v < 2; v++) {
 			rig_check_prefix(rig, v);
@@ -312,6 +320,7 @@ TEST(store_runs, many_entries_of_a_chunk_are_folded_and_void_in_the_run_table)
 	CHECK_EQ(rig_store_info(rig).pages_written, 1);
 	CHECK_EQ(rig_checkpoint(rig), 0);
 	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
 	CHECK_EQ(rig_open(rig), 0);
 	rig_check_prefix(rig, 0);
 	/* A zero is folded, with what was kept of its chunks. */
@@ -322,6 +331,7 @@ TEST(store_runs, many_entries_of_a_chunk_are_folded_and_void_in_the_run_table)
 	CHECK_EQ(rig_checkpoint(rig), 0);
 	CHECK_EQ(rig_info(rig, 0).used_blocks, 0);
 	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
 	CHECK_EQ(rig_open(rig), 0);
 	rig_check_prefix(rig, 0);
 	rig_destroy(rig);
@@ -341,11 +351,53 @@ TEST(store_runs, what_a_deleted_volume_kept_is_given_back)
 	store_replica_delete(rig->volumes[0].replica, &c->u.op);
 	CHECK_EQ(rig_wait(rig), 0);
 	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
 	CHECK_EQ(rig_open(rig), 0);
 	for (unsigned i = 0; i < 4; i++)
 		CHECK_EQ(rig_checkpoint(rig), 0);
 	CHECK(rig_store_info(rig).used_blocks <= used + 4, "%llu blocks in use, %llu before",
 	      (unsigned long long)rig_store_info(rig).used_blocks, (unsigned long long)used);
+	rig_destroy(rig);
+}
+
+/* So many pages that one checkpoint does not free them: the volume stays in the table, DELETING, and what the run
+ * table has of it is void. */
+TEST(store_runs, a_volume_that_is_being_deleted_for_long_has_no_entries_any_more)
+{
+	struct rig *rig = rig_create(1); /* fold_entries 1 */
+	CHECK_EQ(rig_format(rig), 0);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK_EQ(rig_create_replica(rig, 0, 1u << 21), 0);
+	rig_take(rig, 0, 1);
+	for (unsigned i = 0; i < 2200; i++) {
+		while (!rig_write_async(rig, 0, LOG_WRITE, 255 + i * 512, 2)) /* two chunks */
+			sim_run_for(rig->sim, SIM_MS);
+		store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+		if (rig_busy(rig) > 60)
+			sim_run_for(rig->sim, SIM_MS);
+	}
+	rig_drain(rig);
+	store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+	rig_close(rig);
+	rig->config.fold_entries = 32;
+	CHECK_EQ(rig_open(rig), 0);
+	rig_take(rig, 0, 2);
+	write_thinly(rig, 0, 20, 0);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	CHECK_EQ(rig_create_replica(rig, 1, RIG_BLOCKS), 0);
+	rig_take(rig, 1, 1);
+	write_thinly(rig, 1, 20, 0); /* so that the chain is not simply given up */
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	struct rig_call *c = rig_sync(rig);
+	store_replica_delete(rig->volumes[0].replica, &c->u.op);
+	CHECK_EQ(rig_wait(rig), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		CHECK_EQ(rig_checkpoint(rig), 0);
+		rig_crash(rig, SIM_KILL_POWER);
+		rig_check_offline(rig);
+		CHECK_EQ(rig_open(rig), 0);
+		rig_check_prefix(rig, 1);
+	}
 	rig_destroy(rig);
 }
 
@@ -371,6 +423,7 @@ TEST(store_runs, less_delta_memory_than_the_run_table_needs_still_opens)
 	CHECK_EQ(rig_store_info(rig).pages_written, 0);
 	CHECK(rig_store_info(rig).delta_bytes > 80 << 10);
 	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
 	rig->config.delta_bytes = 128 << 10;
 	CHECK_EQ(rig_open(rig), 0);
 	CHECK(rig_store_info(rig).pages_written > 0);

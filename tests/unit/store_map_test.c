@@ -44,6 +44,7 @@ struct bed {
 	uint32_t fold_entries;
 	uint64_t delta_bytes;
 	struct map_runs sink;
+	struct co *co; /* of the checkpoint that runs */
 	struct run_entry *runs; /* the run table */
 	uint32_t run_count, run_max;
 	int rc;
@@ -78,6 +79,8 @@ static void run_add(void *ctx, const struct run_entry *entry)
 		bed->runs = realloc(bed->runs, bed->run_max * sizeof(*bed->runs));
 	}
 	bed->runs[bed->run_count++] = *entry;
+	if (bed->co && rnd(bed, 8) == 0)
+		co_sleep(bed->co, 0); /* as a full block would */
 }
 
 /* Seeds keep chunks of up to 1 (nothing), 3, 20 and 255 entries out of pages. */
@@ -241,11 +244,21 @@ static void check_all(struct bed *bed, enum map_which which, const struct model_
 	}
 }
 
+static void check_chunk(struct bed *bed, enum map_which which, uint64_t chunk)
+{
+	const struct model_block *model = which == MAP_HEAD ? bed->head : bed->shadow;
+	struct look look;
+	look_up(bed, &look, which, chunk * 256, 256);
+	for (uint32_t i = 0; i < 256; i++)
+		version_check(bed, &look.versions[i], &model[chunk * 256 + i], chunk * 256 + i);
+}
+
 /* ---- checkpoints ---- */
 
 static void checkpoint_run(struct co *co, void *arg)
 {
 	struct bed *bed = arg;
+	bed->co = co;
 	space_cut(bed->space);
 	if (!bed->delete_all)
 		map_freeze(bed->map, bed->fold_all);
@@ -266,6 +279,7 @@ static void checkpoint_run(struct co *co, void *arg)
 	map_root(bed->map, &bed->root);
 	CHECK_EQ(space_write(co, bed->space, &bed->dir), 0);
 	space_root_durable(bed->space);
+	bed->co = NULL;
 }
 
 static void quiet_checkpoint(struct bed *bed)
@@ -292,6 +306,8 @@ static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
 		CHECK(mem_step(bed->mem));
 		if (rnd(bed, 8) == 0 && entries++ < 100)
 			entry(bed);
+		if (rnd(bed, 4) == 0)
+			check_chunk(bed, entry == do_entry ? MAP_HEAD : MAP_SHADOW, rnd(bed, CHUNKS));
 	}
 	co_destroy(co);
 	CHECK_EQ(bed->rc, 0);
