@@ -448,3 +448,35 @@ TEST(store_runs, rot_of_the_run_table_is_said_and_never_an_older_state_shown)
 	CHECK(strstr(rig->err.text, "table 6: block"), "%s", rig->err.text);
 	rig_destroy(rig);
 }
+
+/* What the kept entries supersede in pages is in use until they are folded: they must be, when space is short. */
+TEST(store_runs, overwrites_of_a_full_store_get_their_space_from_what_is_kept)
+{
+	struct rig *rig = rig_create(1); /* fold_entries 1 */
+	CHECK_EQ(rig_format(rig), 0);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK_EQ(rig_create_replica(rig, 0, 1u << 16), 0);
+	rig_take(rig, 0, 1);
+	struct rig_volume *v = &rig->volumes[0];
+	unsigned filled = 0;
+	while (rig_write(rig, 0, LOG_WRITE, filled * 256, 256) == 0) {
+		store_commit(v->replica, v->acked_seq);
+		CHECK(++filled < 100);
+	}
+	CHECK(filled > 40);
+	rig_close(rig);
+	rig->config.fold_entries = 300;
+	CHECK_EQ(rig_open(rig), 0);
+	rig_take(rig, 0, 2);
+	for (unsigned i = 0; i < 3500; i++) {
+		CHECK(rig_write(rig, 0, LOG_WRITE, i * 37 % (filled * 256), 1) == 0, "overwrite %u", i);
+		store_commit(v->replica, v->acked_seq);
+		if (i % 100 == 0)
+			CHECK_EQ(rig_checkpoint(rig), 0);
+	}
+	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_check_prefix(rig, 0);
+	rig_destroy(rig);
+}
