@@ -100,13 +100,15 @@ static void cut_volume_entry(struct store_replica *r, struct volume_entry *v)
 		.shadow_hash = le64_make(r->shadow.applied_hash),
 		.shadow_fill_seq = le64_make(r->shadow_fill_seq),
 		.shadow_size_blocks = le64_make(r->shadow_size_blocks),
+		.settled_seq = le64_make(r->settled_seq),
 	};
 }
 
 static void cut_replica(struct store *store, struct store_replica *r)
 {
 	if (!r->lost)
-		map_freeze(r->map, store->checkpoint.fold_all || r->head_frozen || r->deleting);
+		map_freeze(r->map, store->checkpoint.fold_all || r->head_frozen || r->deleting,
+			   r->settled_seq);
 	r->in_cut = true;
 	r->deleting_at_cut = r->deleting;
 	r->cut_applied_seq = r->head.applied_seq;

@@ -97,11 +97,12 @@ static void dump_volume(struct dump *d, const struct volume_entry *v)
 	say(d,
 	    "volume slot=%u uuid=%s shard=%u replica=%s size_blocks=%llu promised=%llu "
 	    "log_epoch=%llu last_seq=%llu last_hash=%016llx map_seq=%llu used_blocks=%llu "
-	    "index=%llu levels=%u head_node=%u other_node=%u lease_boot_id=%llu%s%s%s",
+	    "settled_seq=%llu index=%llu levels=%u head_node=%u other_node=%u lease_boot_id=%llu%s%s%s",
 	    le32_get(v->slot), volume, le32_get(v->shard), replica, (ull)le64_get(v->size_blocks),
 	    (ull)le64_get(v->promised), (ull)le64_get(v->log_epoch), (ull)le64_get(v->last_seq),
 	    (ull)le64_get(v->last_hash), (ull)le64_get(v->commit_seq),
-	    (ull)le64_get(v->used_blocks), (ull)le64_get(v->index_root.place),
+	    (ull)le64_get(v->used_blocks), (ull)le64_get(v->settled_seq),
+	    (ull)le64_get(v->index_root.place),
 	    le32_get(v->index_levels), le32_get(v->head_node), le32_get(v->shadow_node),
 	    (ull)le64_get(v->lease_boot_id), flags & VOLUME_DELETING ? " deleting" : "",
 	    flags & VOLUME_SUSPECT ? " suspect" : "", flags & VOLUME_SHADOW ? " shadow" : "");

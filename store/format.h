@@ -145,7 +145,8 @@ enum record_op {
 	RECORD_LEASE = 20,	 /* body: boot id, term_ns */
 	RECORD_REPAIR = 21,	 /* address, length 1, crc, one extent; body: the place it replaces.
 				  * applied if crc and place are unchanged */
-	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; body: prev_hash */
+	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; commit_seq = the source's
+				  * settled_seq; body: prev_hash */
 	RECORD_SHADOW_DROP = 23,
 	RECORD_FILL = 24,	 /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
 				  * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
@@ -236,8 +237,9 @@ struct volume_entry {
 	le64 shadow_hash;
 	le64 shadow_fill_seq;	     /* highest at_seq of a fill */
 	le64 shadow_size_blocks;
+	le64 settled_seq; /* zeros up to here may have left no tombstone */
 };
-static_assert(sizeof(struct volume_entry) == 208, "volume_entry is disk format");
+static_assert(sizeof(struct volume_entry) == 216, "volume_entry is disk format");
 
 /* TABLE_TAIL entries are struct record (never INLINE: destaged), in log order; count is their bytes.
  * A chain is written front to back, each block pointing at the one before it: the pointer in the root

@@ -150,6 +150,7 @@ struct store_replica {
 	uint64_t lease_boot_id;
 	uint64_t lease_term_ns;
 	uint64_t checkpoint_seq;
+	uint64_t settled_seq;
 	uint64_t cut_applied_seq; /* applied_seq at the cut of the checkpoint that runs */
 	uint64_t cut_shadow_seq;  /* the same of the shadow's log */
 	uint64_t shadow_size_blocks;

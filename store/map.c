@@ -154,6 +154,7 @@ struct map *map_create(struct map_pool *pool, const struct map_root *root)
 	}
 	delta_init(&map->kept, pool->deltas, pool->space);
 	map->kept.unref = DELTA_UNREF_THIS_ROOT;
+	map->tomb.any = true; /* who knows */
 	map->sides[0].node = root->head_node;
 	return map;
 }
@@ -212,7 +213,7 @@ int map_zero(struct map *map, enum map_which which, uint64_t block, uint64_t len
 	return delta_zero(&side_of(map, which)->active, &entry);
 }
 
-void map_freeze(struct map *map, bool fold_all)
+void map_freeze(struct map *map, bool fold_all, uint64_t settled_seq)
 {
 	if (map->damaged)
 		return;
@@ -225,7 +226,9 @@ void map_freeze(struct map *map, bool fold_all)
 		map->pool->frozen_bytes += delta_bytes(&side->frozen);
 	}
 	map->frozen_busy = true;
-	map->fold_all = fold_all || map->other_node != 0 || map->unordered > 0; /* M5 */
+	bool alone = map->other_node == 0 && map->unordered == 0;
+	map->fold_all = fold_all || !alone; /* M5 */
+	map->tomb.settled_seq = alone ? settled_seq : 0;
 	map->fold_head = map->head;
 	map->fold_other_node = map->other_node;
 	map->fold_shadow_live = map->shadow_live;

@@ -160,8 +160,9 @@ struct map_runs {
 	void (*add)(void *ctx, const struct run_entry *entry);
 	void *ctx;
 };
-/* active -> frozen (frozen must be empty). fold_all: nothing is kept. */
-void map_freeze(struct map *map, bool fold_all);
+/* active -> frozen (frozen must be empty). fold_all: nothing is kept. Tombstones up to settled_seq are dropped by
+ * this fold and the next ones, some in each; not while there is a second node. */
+void map_freeze(struct map *map, bool fold_all, uint64_t settled_seq);
 /* Nothing frozen: 0. Copies frozen entries whose place is in the ring (below data_start) to the data area. */
 int map_destage(struct co *co, struct map *map, uint64_t data_start);
 /* Moves what is not worth a page from frozen to kept, and tells runs. Nothing moves when delta memory is tight:

@@ -348,6 +348,8 @@ static int merge_finish(struct merge *m, bool uniform_zero, bool to_cache)
 	bool tombstone = uniform_zero || (live == 0 && !m->f->shadow && map->unordered == 0);
 	if (!tombstone)
 		rc = page_write(m, &item, to_cache);
+	else
+		map->tomb.any = map->tomb.left = true;
 	if (rc < 0)
 		return rc;
 	if (m->base_own) {
@@ -511,6 +513,8 @@ static int fold_work(struct co *co, struct map *map, struct map *work)
 		if (!delta_empty(f.delta) || f.kept_chunk != UINT64_MAX)
 			rc = fold_side(&f);
 	}
+	if (rc == 0)
+		rc = map_tombs_drop(co, work);
 	struct index_item sums = {0};
 	int sums_rc = index_sums(co, &map->pool->index, &work->root, &sums);
 	if (sums_rc == 0) {
@@ -535,6 +539,7 @@ int map_fold(struct co *co, struct map *map, const struct map_runs *runs)
 		map->used_blocks = work.used_blocks;
 		map->highest_seq = work.highest_seq;
 		map->digest = work.digest;
+		map->tomb = work.tomb;
 		map_kept_sweep(co, map, runs);
 	}
 	if (rc == 0)

@@ -83,6 +83,15 @@ struct map_side {
 	struct delta frozen;
 };
 
+/* Dropping tombstones: a pass over the index, some entries in each fold (map_trim.c). */
+struct map_tomb {
+	uint64_t settled_seq; /* of the fold under way; 0: none may go */
+	uint64_t pass_seq;    /* what the pass drops: up to here */
+	uint64_t key;	      /* where it goes on; 0: no pass is under way */
+	bool any;	      /* there may be tombstones */
+	bool left;	      /* the pass left some, or newer ones came */
+};
+
 struct map {
 	struct map_pool *pool;
 	struct index_ptr root;
@@ -98,6 +107,7 @@ struct map {
 	bool damaged;       /* an index block is rotten */
 	bool frozen_busy;   /* from map_freeze to the end of map_fold */
 	bool fold_all;	    /* this fold keeps nothing */
+	struct map_tomb tomb;
 	uint32_t unordered; /* folds until deltas are newer than pages again (after an adoption) */
 	uint64_t trim_key;
 	/* as they were at map_freeze */
@@ -131,6 +141,9 @@ uint32_t map_group_trim(struct map *map, struct gathered *gathered, const void *
 int map_changes_apply(struct co *co, struct map *map);
 void map_change_set(struct map_pool *pool, const struct index_item *item);
 void map_change_remove(struct map_pool *pool, uint64_t key);
+
+/* N5: 0, -EBADMSG, -EIO. */
+int map_tombs_drop(struct co *co, struct map *map);
 
 /* The first kept chunk at or above `from` that is to be folded; UINT64_MAX: none. */
 uint64_t map_kept_chosen(struct co *co, struct map_pool *pool, const struct map *map, uint64_t from);

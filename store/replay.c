@@ -61,6 +61,7 @@ static int load_volume(struct replay *replay, const struct volume_entry *v)
 	r->suspect_until = le64_get(v->suspect_until);
 	r->lease_boot_id = le64_get(v->lease_boot_id);
 	r->lease_term_ns = (uint64_t)le32_get(v->lease_term_ms) * 1000000;
+	r->settled_seq = le64_get(v->settled_seq);
 	r->loaded_last_seq = le64_get(v->last_seq);
 	if (flags & VOLUME_SHADOW) {
 		int rc = map_shadow_begin(r->map, root.other_node);

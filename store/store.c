@@ -115,6 +115,11 @@ void store_commit(struct store_replica *replica, uint64_t commit_seq)
 	replica_advance(replica);
 }
 
+void store_settle(struct store_replica *replica, uint64_t settled_seq)
+{
+	replica->settled_seq = MAX(replica->settled_seq, settled_seq);
+}
+
 /* ---- looking ---- */
 
 struct store_replica *store_replica_find(struct store *store, const struct uuid *volume_uuid,
@@ -165,6 +170,7 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.commit_hash = replica_commit_hash(r),
 		.floor_seq = r->head.floor_seq,
 		.checkpoint_seq = r->checkpoint_seq,
+		.settled_seq = r->settled_seq,
 		.suspect = r->suspect,
 		.suspect_after = r->suspect_after,
 		.suspect_until = r->suspect_until,

@@ -135,7 +135,8 @@ struct store_replica_info {
 	uint64_t commit_seq;	/* K as far as known; <= L */
 	uint64_t commit_hash;	/* log hash at K */
 	uint64_t floor_seq;	/* entries above it can be read with store_log_read */
-	uint64_t checkpoint_seq;/* in the durable map */
+	uint64_t checkpoint_seq;/* in the durable map: K is never below it again */
+	uint64_t settled_seq;	/* store_settle(): zeros up to here may be missing in store_changes() */
 	bool suspect;		/* rot in the log: entries in (suspect_after, suspect_until] may be missing */
 	uint64_t suspect_after;
 	uint64_t suspect_until;
@@ -220,6 +221,12 @@ void store_append(struct store_replica *replica, struct store_append *append);
 /* The coordinator's commit point; in memory only, records carry it to disk. Never goes back. Ignored while
  * the log is of an older epoch than the promised one: the new coordinator's point is not about it. */
 void store_commit(struct store_replica *replica, uint64_t commit_seq);
+
+/*
+ * Every replica that counts holds entries up to settled_seq durably in its map: chunks that are all zeros since then
+ * need not be remembered as changed. In memory, durable with the checkpoint that forgets them. Never goes back.
+ */
+void store_settle(struct store_replica *replica, uint64_t settled_seq);
 
 /* PROMISE(epoch): -ESTALE unless epoch > P. Drops staged tails of older epochs. Witnessed when done. */
 struct store_promise {
@@ -320,8 +327,8 @@ void store_repair(struct store_replica *replica, struct store_repair *repair);
 
 /*
  * The first chunk at or after chunk_cursor whose committed state has a version above since_seq:
- * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out). No more:
- * -ENODATA. The payload is then read with store_read; a changed block shows by its crc.
+ * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out), which holds for the walk
+ * too. No more: -ENODATA, commit_seq all the same. Zeros of entries up to settled_seq may be left out. The payload is then read with store_read; a changed block shows by its crc.
  */
 struct store_changes {
 	struct store_op op;
@@ -347,6 +354,7 @@ struct store_shadow {
 	uint64_t first_seq; /* the live stream's first entry */
 	uint64_t prev_hash;
 	uint64_t size_blocks; /* of the volume before first_seq; 0: as the replica knows it */
+	uint64_t settled_seq; /* of what it is filled from; becomes the replica's when that is higher */
 };
 void store_shadow_begin(struct store_replica *replica, struct store_shadow *shadow);
 void store_shadow_drop(struct store_replica *replica, struct store_op *op);

@@ -480,3 +480,41 @@ TEST(store_runs, overwrites_of_a_full_store_get_their_space_from_what_is_kept)
 	rig_check_prefix(rig, 0);
 	rig_destroy(rig);
 }
+
+/* What may have been forgotten is known after a crash: a resync from before it compares in full. */
+TEST(store_settle, is_durable_with_the_checkpoint_that_forgets_and_goes_over_into_a_shadow)
+{
+	struct rig *rig = rig_start(2);
+	write_thinly(rig, 0, 8, 0);
+	CHECK_EQ(rig_write(rig, 0, LOG_ZERO, 0, RIG_BLOCKS), 0);
+	store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	CHECK_EQ(rig_info(rig, 0).checkpoint_seq, 9);
+	struct rig_call *c = rig_sync(rig);
+	c->u.changes.since_seq = 8;
+	store_changes(rig->volumes[0].replica, &c->u.changes);
+	CHECK_EQ(rig_wait(rig), 0);
+	store_settle(rig->volumes[0].replica, 9);
+	store_settle(rig->volumes[0].replica, 4); /* never back */
+	CHECK_EQ(rig_info(rig, 0).settled_seq, 9);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	rig_crash(rig, SIM_KILL_POWER);
+	rig_check_offline(rig);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK_EQ(rig_info(rig, 0).settled_seq, 9);
+	c = rig_sync(rig);
+	c->u.changes.since_seq = 8;
+	store_changes(rig->volumes[0].replica, &c->u.changes);
+	CHECK_EQ(rig_wait(rig), -ENODATA);
+	CHECK_EQ(c->u.changes.commit_seq, 9);
+	/* Another replica, filled from one that has forgotten more. */
+	c = rig_sync(rig);
+	c->u.shadow = (struct store_shadow){.op = c->u.shadow.op, .epoch = 1, .first_seq = 30, .settled_seq = 20};
+	store_shadow_begin(rig->volumes[1].replica, &c->u.shadow);
+	CHECK_EQ(rig_wait(rig), 0);
+	CHECK_EQ(rig_info(rig, 1).settled_seq, 20);
+	rig_crash(rig, SIM_KILL_POWER);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK_EQ(rig_info(rig, 1).settled_seq, 20);
+	rig_destroy(rig);
+}

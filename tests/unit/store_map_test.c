@@ -41,10 +41,12 @@ struct bed {
 	bool delete_all;
 	bool no_trim;
 	bool fold_all;
+	uint64_t settled_seq;
 	uint32_t fold_entries;
 	uint64_t delta_bytes;
 	struct map_runs sink;
 	struct co *co; /* of the checkpoint that runs */
+	bool look_now; /* chunks are leaving `kept` */
 	struct run_entry *runs; /* the run table */
 	uint32_t run_count, run_max;
 	int rc;
@@ -79,7 +81,9 @@ static void run_add(void *ctx, const struct run_entry *entry)
 		bed->runs = realloc(bed->runs, bed->run_max * sizeof(*bed->runs));
 	}
 	bed->runs[bed->run_count++] = *entry;
-	if (bed->co && rnd(bed, 8) == 0)
+	bool is_void = le64_get(entry->place) == 0;
+	bed->look_now = bed->look_now || is_void;
+	if (bed->co && (is_void || rnd(bed, 8) == 0))
 		co_sleep(bed->co, 0); /* as a full block would */
 }
 
@@ -261,7 +265,7 @@ static void checkpoint_run(struct co *co, void *arg)
 	bed->co = co;
 	space_cut(bed->space);
 	if (!bed->delete_all)
-		map_freeze(bed->map, bed->fold_all);
+		map_freeze(bed->map, bed->fold_all, bed->settled_seq);
 	bed->rc = bed->delete_all ? 0 : map_destage(co, bed->map, DATA_START);
 	if (bed->rc == 0 && !bed->delete_all) {
 		map_keep(co, bed->map, &bed->sink);
@@ -297,6 +301,13 @@ static void full_checkpoint(struct bed *bed)
 	CHECK_EQ(map_kept_count(bed->map), 0);
 }
 
+static bool take_flag(bool *flag)
+{
+	bool was = *flag;
+	*flag = false;
+	return was;
+}
+
 static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
 {
 	struct co *co = co_create(&bed->mem->env, 256 << 10);
@@ -306,6 +317,8 @@ static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
 		CHECK(mem_step(bed->mem));
 		if (rnd(bed, 8) == 0 && entries++ < 100)
 			entry(bed);
+		if (take_flag(&bed->look_now) && entry == do_entry)
+			check_all(bed, MAP_HEAD, bed->head);
 		if (rnd(bed, 4) == 0)
 			check_chunk(bed, entry == do_entry ? MAP_HEAD : MAP_SHADOW, rnd(bed, CHUNKS));
 	}
@@ -884,6 +897,120 @@ TEST(map, a_zero_over_what_only_an_older_delta_has_is_reported)
 	CHECK_EQ(map_kept_count(bed.map), 0);
 	mem_run(bed.mem, next_run, &next);
 	CHECK(next.rc == 0 && next.chunk == 2);
+	bed_close(&bed);
+}
+
+/* ---- tombstones ---- */
+
+struct count {
+	struct bed *bed;
+	uint32_t tombstones, entries;
+};
+
+static void count_run(struct co *co, void *arg)
+{
+	struct count *count = arg;
+	struct next_arg next = {.bed = count->bed};
+	count->entries = count->tombstones = 0;
+	for (;;) { /* all that is remembered at all */
+		next.rc = map_next_chunk(co, count->bed->map, next.cursor, 0, &next.chunk);
+		if (next.rc < 0)
+			return;
+		bool any = false;
+		for (uint32_t i = 0; i < 256; i++)
+			any |= count->bed->head[next.chunk * 256 + i].data;
+		count->entries++;
+		count->tombstones += !any;
+		next.cursor = next.chunk + 1;
+	}
+}
+
+static struct count count_now(struct bed *bed)
+{
+	struct count count = {.bed = bed};
+	mem_run(bed->mem, count_run, &count);
+	return count;
+}
+
+TEST(map, a_tombstone_stays_until_it_is_settled_and_then_goes)
+{
+	for (uint64_t seed = 1; seed <= 4; seed++) {
+		struct bed bed;
+		bed_open(&bed, seed);
+		for (uint32_t i = 0; i < 100; i++)
+			do_write(&bed, MAP_HEAD, bed.head, NULL);
+		full_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, 0);
+		for (uint32_t chunk = 0; chunk < CHUNKS; chunk += 2) {
+			CHECK_EQ(map_zero(bed.map, MAP_HEAD, chunk * 256, 256, bed.seq), 0);
+			for (uint32_t i = chunk * 256; i < (chunk + 1) * 256; i++)
+				model_put(&bed.head[i], bed.seq, 0, false);
+			bed.seq++;
+		}
+		quiet_checkpoint(&bed);
+		uint32_t all = count_now(&bed).tombstones;
+		CHECK(all > 10);
+		bed.settled_seq = bed.seq - 12; /* the last eleven chunks are newer */
+		quiet_checkpoint(&bed);
+		uint32_t left = count_now(&bed).tombstones;
+		CHECK(left > 0 && left < all && left <= 11, "%u of %u", left, all);
+		check_all(&bed, MAP_HEAD, bed.head);
+		reload(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, left);
+		bed.settled_seq = bed.seq - 1;
+		quiet_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, 0);
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+		CHECK_EQ(map_zero(bed.map, MAP_HEAD, 0, BLOCKS, bed.seq), 0);
+		for (uint32_t i = 0; i < BLOCKS; i++)
+			model_put(&bed.head[i], bed.seq, 0, false);
+		quiet_checkpoint(&bed);
+		CHECK(count_now(&bed).tombstones > 0);
+		bed.settled_seq = bed.seq++;
+		quiet_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).entries, 0);
+		CHECK_EQ(bed.root.levels, 0); /* nothing is left of it */
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+		bed_close(&bed);
+	}
+}
+
+/* It says zeros where the old head has data. */
+TEST(map, no_tombstone_goes_while_there_is_a_second_node)
+{
+	struct bed bed;
+	bed_open(&bed, 1);
+	for (uint32_t i = 0; i < 60; i++)
+		do_write(&bed, MAP_HEAD, bed.head, NULL);
+	full_checkpoint(&bed);
+	CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
+	memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
+	CHECK_EQ(map_zero(bed.map, MAP_SHADOW, 0, BLOCKS, bed.seq), 0);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		model_put(&bed.shadow[i], bed.seq, 0, false);
+	bed.settled_seq = ++bed.seq;
+	bed.no_trim = true;
+	for (uint32_t i = 0; i < 3; i++) {
+		quiet_checkpoint(&bed);
+		check_all(&bed, MAP_SHADOW, bed.shadow);
+		check_all(&bed, MAP_HEAD, bed.head);
+	}
+	map_shadow_adopt(bed.map);
+	for (uint32_t i = 0; i < 3; i++) {
+		quiet_checkpoint(&bed);
+		check_all(&bed, MAP_HEAD, bed.shadow);
+	}
+	bed.no_trim = false;
+	do {
+		quiet_checkpoint(&bed);
+	} while (bed.trim_more);
+	for (uint32_t i = 0; i < 3; i++)
+		quiet_checkpoint(&bed);
+	check_all(&bed, MAP_HEAD, bed.shadow);
+	CHECK_EQ(count_now(&bed).entries, 0);
+	check_space(&bed);
 	bed_close(&bed);
 }
 
