@@ -164,6 +164,7 @@ struct wire_commit {
 	le64 epoch, commit_seq;
 	le64 settled_seq; /* the smallest checkpoint_seq of all voters */
 };
+static_assert(sizeof(struct wire_commit) == 24, "wire_commit is wire format");
 
 struct wire_adopt {
 	le64 epoch, base_seq, last_seq, last_hash, commit_seq;
@@ -211,6 +212,7 @@ struct wire_shadow {
 	le32 drop;
 	le32 reserved;
 };
+static_assert(sizeof(struct wire_shadow) == 40, "wire_shadow is wire format");
 struct wire_fill {
 	le64 epoch, at_seq, address_blocks;
 	le32 length_blocks;
