@@ -55,7 +55,7 @@ struct member {
 	bool suspect;
 	uint64_t free_blocks, size_blocks;
 	uint64_t checkpoint_seq;   /* its K never falls below it; 0: not known yet */
-	uint64_t settled_seq;	   /* what an earlier coordinator told it */
+	uint64_t settled_seq;      /* what an earlier coordinator told it */
 	uint64_t acked_seq;	   /* stable there, in our epoch's log */
 	uint64_t acked_max;	   /* the highest ever: less on return means lost data */
 	/* stream */

@@ -107,7 +107,8 @@ static void ack_send(struct node_session *session)
 	session->ack_body = (struct wire_ack){
 		.epoch = le64_make(session->epoch),
 		.last_seq = le64_make(shadow ? session->shadow_last_seq : session->last_seq),
-		.free_blocks = le64_make(info.capacity_blocks > used ? info.capacity_blocks - used : 0),
+		.free_blocks =
+			le64_make(info.capacity_blocks > used ? info.capacity_blocks - used : 0),
 		.shadow = le32_make(shadow),
 		.status = le32_make(wire_status_from(session->stream_status)),
 		.checkpoint_seq = le64_make(replica.checkpoint_seq),

@@ -378,8 +378,8 @@ static int sync_stream(struct member *m)
 
 /* ---- shadow ---- */
 
-static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash, uint64_t settled_seq,
-			bool drop)
+static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash,
+			uint64_t settled_seq, bool drop)
 {
 	struct call *call = &m->job->calls[0];
 	payload_drop(call);
@@ -501,7 +501,8 @@ static int chunk_zero(struct member *m, uint64_t chunk, uint64_t at_seq)
 {
 	struct call *call = &m->job->calls[0];
 	uint64_t first = chunk * STORE_CHUNK_BLOCKS;
-	uint32_t length = (uint32_t)MIN(m->co->volume.size_blocks - first, (uint64_t)STORE_CHUNK_BLOCKS);
+	uint32_t length =
+		(uint32_t)MIN(m->co->volume.size_blocks - first, (uint64_t)STORE_CHUNK_BLOCKS);
 	payload_drop(call);
 	struct wire_fill *fill = (struct wire_fill *)call->body;
 	*fill = (struct wire_fill){
@@ -523,7 +524,8 @@ static int chunk_own_next(struct member *m, uint64_t *chunk, uint64_t end)
 {
 	struct call *call = &m->job->calls[0];
 	uint64_t at = *chunk * STORE_CHUNK_BLOCKS;
-	uint64_t end_block = MIN(MIN(end * STORE_CHUNK_BLOCKS, m->size_blocks), m->co->volume.size_blocks);
+	uint64_t end_block =
+		MIN(MIN(end * STORE_CHUNK_BLOCKS, m->size_blocks), m->co->volume.size_blocks);
 	while (at < end_block) {
 		payload_drop(call);
 		struct wire_read *read = (struct wire_read *)call->body;
@@ -569,9 +571,9 @@ static int gap_zero(struct member *m, uint64_t from, uint64_t to, uint64_t min_c
 }
 
 struct copy {
-	uint64_t since;	     /* chunks with a version above it */
+	uint64_t since;      /* chunks with a version above it */
 	uint64_t min_commit; /* the cut */
-	bool full;	     /* Y4; since is 0 */
+	bool full;           /* Y4; since is 0 */
 };
 
 /* Chunks [from, to) of the source are as they were. */
@@ -669,8 +671,10 @@ static int sync_shadow(struct member *m)
 	m->adopted = false; /* what it acknowledged in an earlier stream no longer counts here */
 	uint64_t cut = co->open ? co->commit_seq : source->commit_seq;
 	uint64_t cut_hash = co->open ? co->commit_hash : source->commit_hash;
-	uint64_t since = MIN(m->commit_seq, cut), settled = MAX(source->settled_seq, co->settled_seq);
-	struct copy copy = {.since = since, .min_commit = cut, .full = m->refill || since < settled};
+	uint64_t since = MIN(m->commit_seq, cut),
+		 settled = MAX(source->settled_seq, co->settled_seq);
+	struct copy copy = {
+		.since = since, .min_commit = cut, .full = m->refill || since < settled};
 	if (copy.full)
 		copy.since = 0;
 	member_state(m, REPLICA_SYNCING, "copying what changed");

@@ -77,8 +77,8 @@ struct check_chain {
 	bool is_whole; /* all of it was readable */
 };
 /* 0 or -ENOMEM. The caller frees chain->blocks. */
-int check_chain_load(struct check *check, struct block_ptr at, enum table_kind kind, const char *what,
-		     struct check_chain *chain);
+int check_chain_load(struct check *check, struct block_ptr at, enum table_kind kind,
+		     const char *what, struct check_chain *chain);
 const struct table_block *check_chain_block(const struct check_chain *chain, uint32_t i);
 /* Every table of the root: volumes, tail, runs, space. 0 or -ENOMEM. */
 int check_tables(struct check *check);

@@ -83,8 +83,8 @@ static void entry_counts(struct check *c, const struct check_volume *v, const st
 }
 
 /* The lines of one chunk, in order; how many of its blocks have an entry that counts. */
-static uint64_t chunk_check(struct check *c, const struct check_volume *v, const struct run_line *lines,
-			    uint64_t count)
+static uint64_t chunk_check(struct check *c, const struct check_volume *v,
+			    const struct run_line *lines, uint64_t count)
 {
 	const struct run_entry *blocks[CHUNK_BLOCKS] = {NULL};
 	uint64_t live = 0;
@@ -151,7 +151,9 @@ int check_runs(struct check *c)
 		bool fits = all.count == le64_get(c->root->run_entries) &&
 			    live == le64_get(c->root->run_live);
 		if (chain.is_whole && !fits)
-			check_find(c, "run table: %llu entries, %llu of them count; the root says %llu and %llu",
+			check_find(c,
+				   "run table: %llu entries, %llu of them count; the root says "
+				   "%llu and %llu",
 				   (unsigned long long)all.count, (unsigned long long)live,
 				   (unsigned long long)le64_get(c->root->run_entries),
 				   (unsigned long long)le64_get(c->root->run_live));

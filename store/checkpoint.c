@@ -420,8 +420,7 @@ static bool bound_passed(struct store *store)
 	space_info(store->space, &info);
 	uint64_t ring_bound = MIN(CHECKPOINT_RING_BYTES / BLOCK_BYTES, store->ring_blocks / 2);
 	return store->ring_head - store->ring_start >= ring_bound ||
-	       map_pool_delta_due(store->pool) ||
-	       map_pool_delta_full(store->pool) ||
+	       map_pool_delta_due(store->pool) || map_pool_delta_full(store->pool) ||
 	       store->entries.used_bytes >= store->entries.bytes / 2 ||
 	       store->entry_count >= store->config.log_records_max / 2 ||
 	       info.pinned_blocks >= MAX(info.reserve_blocks / 2, 64u);

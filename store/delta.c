@@ -20,7 +20,7 @@
 
 #define NODE_BYTES   1024u
 #define LEAF_MAX     42u
-#define LEAF_JOIN    10u /* kept free where leaves are joined, moved where an ascending run splits one */
+#define LEAF_JOIN    10u /* left free where leaves are joined; moved out of a full one in a gap */
 #define INNER_MAX    80u
 #define LEVELS_MAX   8u
 #define NODES_MARGIN 16u
@@ -342,7 +342,8 @@ static struct packed *leaf_insert(struct delta_pool *pool, struct delta_tree *tr
 	tree->entry_count++;
 	if (leaf->count == LEAF_MAX) {
 		uint32_t keep = LEAF_MAX / 2;
-		if (at == LEAF_MAX) /* ascending: leave it full; not a leaf for each in a gap, though */
+		/* Ascending: leave it full. In a gap not quite, or each of a descending run took a leaf. */
+		if (at == LEAF_MAX)
 			keep = path->after == UINT64_MAX ? LEAF_MAX : LEAF_MAX - LEAF_JOIN;
 		right_node = node_take(pool);
 		tree->node_count++;
@@ -393,7 +394,8 @@ static void root_shrink(struct delta_pool *pool, struct delta_tree *tree)
 }
 
 /* Leaves i and i + 1 of a parent become one when that leaves room. */
-static bool leaves_join(struct delta_pool *pool, struct delta_tree *tree, struct inner *inner, uint32_t i)
+static bool leaves_join(struct delta_pool *pool, struct delta_tree *tree, struct inner *inner,
+			uint32_t i)
 {
 	if (i + 1 >= inner->count)
 		return false;

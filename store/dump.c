@@ -69,7 +69,8 @@ static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)
 		return;
 	}
 	say(d,
-	    "root slot=%u copy=%u place=%llu state=%s generation=%llu incarnation=%llu salt=%016llx "
+	    "root slot=%u copy=%u place=%llu state=%s generation=%llu incarnation=%llu "
+	    "salt=%016llx "
 	    "ring_position=%llu batch_no=%llu durable_prefix=%llu time_ms=%llu volumes=%llu "
 	    "tail_records=%llu live_blocks=%llu node_next=%llu features=0x%x volume_table=%llu "
 	    "tail_table=%llu space_table=%llu run_table=%llu run_entries=%llu run_live=%llu",
@@ -82,7 +83,8 @@ static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)
 	    (ull)le64_get(r->live_blocks), (ull)le64_get(r->node_next),
 	    le32_get(r->feature_required), (ull)le64_get(r->volumes.place),
 	    (ull)le64_get(r->tail.place), (ull)le64_get(r->space.place),
-	    (ull)le64_get(r->runs.place), (ull)le64_get(r->run_entries), (ull)le64_get(r->run_live));
+	    (ull)le64_get(r->runs.place), (ull)le64_get(r->run_entries),
+	    (ull)le64_get(r->run_live));
 }
 
 /* ---- tables ---- */
@@ -97,15 +99,16 @@ static void dump_volume(struct dump *d, const struct volume_entry *v)
 	say(d,
 	    "volume slot=%u uuid=%s shard=%u replica=%s size_blocks=%llu promised=%llu "
 	    "log_epoch=%llu last_seq=%llu last_hash=%016llx map_seq=%llu used_blocks=%llu "
-	    "settled_seq=%llu index=%llu levels=%u head_node=%u other_node=%u lease_boot_id=%llu%s%s%s",
+	    "settled_seq=%llu index=%llu levels=%u head_node=%u other_node=%u "
+	    "lease_boot_id=%llu%s%s%s",
 	    le32_get(v->slot), volume, le32_get(v->shard), replica, (ull)le64_get(v->size_blocks),
 	    (ull)le64_get(v->promised), (ull)le64_get(v->log_epoch), (ull)le64_get(v->last_seq),
 	    (ull)le64_get(v->last_hash), (ull)le64_get(v->commit_seq),
 	    (ull)le64_get(v->used_blocks), (ull)le64_get(v->settled_seq),
-	    (ull)le64_get(v->index_root.place),
-	    le32_get(v->index_levels), le32_get(v->head_node), le32_get(v->shadow_node),
-	    (ull)le64_get(v->lease_boot_id), flags & VOLUME_DELETING ? " deleting" : "",
-	    flags & VOLUME_SUSPECT ? " suspect" : "", flags & VOLUME_SHADOW ? " shadow" : "");
+	    (ull)le64_get(v->index_root.place), le32_get(v->index_levels), le32_get(v->head_node),
+	    le32_get(v->shadow_node), (ull)le64_get(v->lease_boot_id),
+	    flags & VOLUME_DELETING ? " deleting" : "", flags & VOLUME_SUSPECT ? " suspect" : "",
+	    flags & VOLUME_SHADOW ? " shadow" : "");
 }
 
 static int dump_record(void *ctx, const struct log_record *r)

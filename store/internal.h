@@ -320,9 +320,9 @@ struct runs {
 	struct map_runs sink; /* where the maps' entries go */
 	struct table_writer writer;
 	char *block;
-	struct block_ptr last;	  /* of the chain */
-	struct place_list places; /* of the chain */
-	uint64_t entries;	  /* of the chain */
+	struct block_ptr last;                /* of the chain */
+	struct place_list places;             /* of the chain */
+	uint64_t entries;                     /* of the chain */
 	struct map *maps[STORE_REPLICAS_MAX]; /* of the checkpoint that runs */
 };
 
@@ -333,7 +333,7 @@ struct checkpoint {
 	bool stopping;	/* leave the coroutine */
 	bool stopped;
 	struct env_timer timer;
-	bool fold_all;	/* space is short: the checkpoint that runs keeps nothing out of pages */
+	bool fold_all;  /* space is short: the checkpoint that runs keeps nothing out of pages */
 	bool destaging; /* tail entries with ring places may not enter the map */
 	uint64_t requested; /* checkpoint numbers: wanted up to here */
 	uint64_t number;    /* of the one that runs, or ran last */

@@ -71,7 +71,8 @@ void map_pool_destroy(struct map_pool *pool)
 
 uint64_t map_pool_delta_bytes(const struct map_pool *pool)
 {
-	uint64_t used = delta_pool_used_bytes(pool->deltas), other = pool->frozen_bytes + pool->kept_bytes;
+	uint64_t used = delta_pool_used_bytes(pool->deltas),
+		 other = pool->frozen_bytes + pool->kept_bytes;
 	return used > other ? used - other : 0;
 }
 
@@ -100,8 +101,8 @@ void map_pool_info(const struct map_pool *pool, struct map_pool_info *ret)
 				      .pages_read = pool->pages_read,
 				      .pages_written = pool->pages_written,
 				      .pages_lost = pool->pages_lost,
-				      .blocks_read = pool->pages_read +
-						     cache_blocks_read(pool->cache),
+				      .blocks_read =
+					      pool->pages_read + cache_blocks_read(pool->cache),
 				      .blocks_written = writer_blocks(pool->index.writer)};
 }
 

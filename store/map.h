@@ -54,7 +54,7 @@ bool map_pool_delta_full(const struct map_pool *pool);
 struct map_pool_info {
 	uint64_t cache_bytes, delta_bytes_used, kept_bytes;
 	uint64_t pages_read, pages_written, pages_lost; /* by folds, since open */
-	uint64_t blocks_read;	 /* by look-ups and folds: pages, index; not destage */
+	uint64_t blocks_read;    /* by look-ups and folds: pages, index; not destage */
 	uint64_t blocks_written; /* pages, index, destaged payload */
 };
 void map_pool_info(const struct map_pool *pool, struct map_pool_info *ret);
@@ -170,7 +170,8 @@ int map_destage(struct co *co, struct map *map, uint64_t data_start);
 void map_keep(struct co *co, struct map *map, const struct map_runs *runs);
 /* Chooses among all that is kept what this checkpoint folds: nothing, unless kept takes more than half of the
  * room; then the chunks with most entries. */
-void map_pool_choose(struct co *co, struct map_pool *pool, struct map *const *maps, uint32_t map_count);
+void map_pool_choose(struct co *co, struct map_pool *pool, struct map *const *maps,
+		     uint32_t map_count);
 /* All that is kept, for a run table that starts anew. */
 void map_kept_each(struct co *co, struct map *map, const struct map_runs *runs);
 uint64_t map_kept_count(const struct map *map);

@@ -29,7 +29,7 @@ struct fold {
 	struct map *map;
 	struct map_pool *pool;
 	const struct delta *delta;
-	struct map *keeper; /* of `kept`: the head's fold; NULL: the other node's */
+	struct map *keeper;  /* of `kept`: the head's fold; NULL: the other node's */
 	uint64_t kept_chunk; /* the next one chosen: at or above where the fold is */
 	uint32_t node;
 	bool shadow; /* a live one: shares pages with the head */

@@ -87,9 +87,9 @@ struct map_side {
 struct map_tomb {
 	uint64_t settled_seq; /* of the fold under way; 0: none may go */
 	uint64_t pass_seq;    /* what the pass drops: up to here */
-	uint64_t key;	      /* where it goes on; 0: no pass is under way */
-	bool any;	      /* there may be tombstones */
-	bool left;	      /* the pass left some, or newer ones came */
+	uint64_t key;         /* where it goes on; 0: no pass is under way */
+	bool any;             /* there may be tombstones */
+	bool left;            /* the pass left some, or newer ones came */
 };
 
 struct map {
@@ -99,14 +99,14 @@ struct map {
 	uint64_t highest_seq;
 	uint64_t digest;
 	struct map_side sides[2];
-	struct delta kept;  /* of the head */
+	struct delta kept;    /* of the head */
 	uint64_t kept_marked; /* chunks that the fold under way takes */
 	uint32_t head;       /* which side */
 	uint32_t other_node; /* map_root.other_node */
 	bool shadow_live;
 	bool damaged;       /* an index block is rotten */
 	bool frozen_busy;   /* from map_freeze to the end of map_fold */
-	bool fold_all;	    /* this fold keeps nothing */
+	bool fold_all;      /* this fold keeps nothing */
 	struct map_tomb tomb;
 	uint32_t unordered; /* folds until deltas are newer than pages again (after an adoption) */
 	uint64_t trim_key;
@@ -146,7 +146,8 @@ void map_change_remove(struct map_pool *pool, uint64_t key);
 int map_tombs_drop(struct co *co, struct map *map);
 
 /* The first kept chunk at or above `from` that is to be folded; UINT64_MAX: none. */
-uint64_t map_kept_chosen(struct co *co, struct map_pool *pool, const struct map *map, uint64_t from);
+uint64_t map_kept_chosen(struct co *co, struct map_pool *pool, const struct map *map,
+			 uint64_t from);
 /* What was marked leaves `kept`; runs is told. */
 void map_kept_sweep(struct co *co, struct map *map, const struct map_runs *runs);
 /* Gives up everything kept; its volume goes. */

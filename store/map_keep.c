@@ -134,7 +134,8 @@ static void kept_tally(struct co *co, const struct map *map)
 	chunks[count]++;
 }
 
-void map_pool_choose(struct co *co, struct map_pool *pool, struct map *const *maps, uint32_t map_count)
+void map_pool_choose(struct co *co, struct map_pool *pool, struct map *const *maps,
+		     uint32_t map_count)
 {
 	uint64_t share = delta_pool_room_bytes(pool->deltas) / 2, entries = 0;
 	uint64_t *chunks;

@@ -21,12 +21,14 @@ static inline bool run_entry_valid(const struct run_entry *entry, uint64_t data_
 	if (block >= RUN_BLOCK_MAX || le32_get(entry->node) == 0)
 		return false;
 	if (run_entry_voids(entry))
-		return block % 256 == 0 && le32_get(entry->crc32c) == 0 && le64_get(entry->seq) == 0;
+		return block % 256 == 0 && le32_get(entry->crc32c) == 0 &&
+		       le64_get(entry->seq) == 0;
 	return place >= data_start && place < end;
 }
 
 /* The entries of a block whose header was verified; NULL when their number is impossible. */
-static inline const struct run_entry *run_block_entries(const struct table_block *block, uint32_t *ret_count)
+static inline const struct run_entry *run_block_entries(const struct table_block *block,
+							uint32_t *ret_count)
 {
 	*ret_count = le32_get(block->h.count);
 	return *ret_count <= RUN_ENTRIES_MAX ? (const struct run_entry *)(block + 1) : NULL;

@@ -156,7 +156,8 @@ static int load_block(void *ctx, const struct table_block *block)
 		int rc = owner ? map_kept_load(owner->map, &entries[i]) : 0;
 		if (rc < 0)
 			return err_set(replay->err, rc, "run table: node %u block %llu: %s", node,
-				       (unsigned long long)le64_get(entries[i].block), err_name(rc));
+				       (unsigned long long)le64_get(entries[i].block),
+				       err_name(rc));
 	}
 	runs->entries += count;
 	return 0;
@@ -180,14 +181,17 @@ int runs_load(struct replay *replay, const struct root *root)
 		const struct store_replica *r = store->slots[i];
 		kept += r ? map_kept_count(r->map) : 0;
 		if (r && !map_kept_fits(r->map))
-			return err_set(replay->err, -EUCLEAN, "run table: slot %u has two nodes, or a block that is marked free", i);
+			return err_set(
+				replay->err, -EUCLEAN,
+				"run table: slot %u has two nodes, or a block that is marked free",
+				i);
 	}
 	if (runs->entries != entries || kept != le64_get(root->run_live))
-		return err_set(replay->err, -EUCLEAN,
-			       "run table: %llu entries, %llu of them count; the root says %llu and %llu",
-			       (unsigned long long)runs->entries, (unsigned long long)kept,
-			       (unsigned long long)entries,
-			       (unsigned long long)le64_get(root->run_live));
+		return err_set(
+			replay->err, -EUCLEAN,
+			"run table: %llu entries, %llu of them count; the root says %llu and %llu",
+			(unsigned long long)runs->entries, (unsigned long long)kept,
+			(unsigned long long)entries, (unsigned long long)le64_get(root->run_live));
 	runs->last = root->runs;
 	return 0;
 }

@@ -987,7 +987,8 @@ static void do_io(struct world *w, uint32_t op, uint64_t address, uint64_t lengt
 	c->client.gateway = &w->gateways[0];
 	c->client.started_ns = sim_now_ns(w->sim);
 	c->client.first_id = w->next_id;
-	c->client.iov[0] = (struct iovec){c->client.buf, MIN(length, (uint64_t)IO_BLOCKS_MAX) * BLOCK_BYTES};
+	c->client.iov[0] =
+		(struct iovec){c->client.buf, MIN(length, (uint64_t)IO_BLOCKS_MAX) * BLOCK_BYTES};
 	c->client.iov[1].iov_len = length;
 	c->client.request = (struct coordinator_request){
 		.op = op,
@@ -1005,7 +1006,8 @@ static void do_io(struct world *w, uint32_t op, uint64_t address, uint64_t lengt
 			block_fill(c->client.buf + i * BLOCK_BYTES, id, address + i);
 	}
 	coordinator_submit(w->gateways[0].coordinator, &c->client.request);
-	must(sim_run_flag(w->sim, &c->done, 30 * SIM_S) == 0 && c->status == 0, "a write does not end");
+	must(sim_run_flag(w->sim, &c->done, 30 * SIM_S) == 0 && c->status == 0,
+	     "a write does not end");
 	client_outcome(&c->client, 0);
 	free(c);
 }

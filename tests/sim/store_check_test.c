@@ -427,10 +427,18 @@ TEST(store_check, what_is_no_store_is_refused)
 
 TEST(store_dump, every_part_has_its_line_and_a_bad_copy_says_so)
 {
-	static const char *const parts[] = {
-		"superblock copy=0 place=0 state=good", "superblock copy=1", "root slot=0 copy=0",
-		"root slot=1 copy=1", "state=newest", "volume slot=0 ", "volume slot=1 ",
-		"record from=tail op=WRITE slot=0", "run node=", "run_live=20", "batch no=", "record from=ring op=WRITE slot=1"};
+	static const char *const parts[] = {"superblock copy=0 place=0 state=good",
+					    "superblock copy=1",
+					    "root slot=0 copy=0",
+					    "root slot=1 copy=1",
+					    "state=newest",
+					    "volume slot=0 ",
+					    "volume slot=1 ",
+					    "record from=tail op=WRITE slot=0",
+					    "run node=",
+					    "run_live=20",
+					    "batch no=",
+					    "record from=ring op=WRITE slot=1"};
 	struct bed *bed = bed_open();
 	bed_run(bed, dump_job);
 	CHECK_EQ(bed->status, 0);

@@ -33,7 +33,8 @@ struct fake_world {
 	} logged[FAKE_HASHES * 4]; /* (G, seq) -> hash */
 	uint64_t delay_max_ns;
 	uint32_t checkpoint_ppm, keep_entries;
-	uint64_t applied, rotten, shadows_adopted, stages, log_reads, adopts, forgotten; /* for coverage */
+	uint64_t applied, rotten, shadows_adopted, stages, log_reads, adopts,
+		forgotten; /* for coverage */
 };
 
 static void fake_must(bool holds, const char *what)

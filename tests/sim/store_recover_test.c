@@ -469,7 +469,8 @@ TEST(store_runs, overwrites_of_a_full_store_get_their_space_from_what_is_kept)
 	CHECK_EQ(rig_open(rig), 0);
 	rig_take(rig, 0, 2);
 	for (unsigned i = 0; i < 3500; i++) {
-		CHECK(rig_write(rig, 0, LOG_WRITE, i * 37 % (filled * 256), 1) == 0, "overwrite %u", i);
+		CHECK(rig_write(rig, 0, LOG_WRITE, i * 37 % (filled * 256), 1) == 0, "overwrite %u",
+		      i);
 		store_commit(v->replica, v->acked_seq);
 		if (i % 100 == 0)
 			CHECK_EQ(rig_checkpoint(rig), 0);
@@ -509,7 +510,8 @@ TEST(store_settle, is_durable_with_the_checkpoint_that_forgets_and_goes_over_int
 	CHECK_EQ(c->u.changes.commit_seq, 9);
 	/* Another replica, filled from one that has forgotten more. */
 	c = rig_sync(rig);
-	c->u.shadow = (struct store_shadow){.op = c->u.shadow.op, .epoch = 1, .first_seq = 30, .settled_seq = 20};
+	c->u.shadow = (struct store_shadow){
+		.op = c->u.shadow.op, .epoch = 1, .first_seq = 30, .settled_seq = 20};
 	store_shadow_begin(rig->volumes[1].replica, &c->u.shadow);
 	CHECK_EQ(rig_wait(rig), 0);
 	CHECK_EQ(rig_info(rig, 1).settled_seq, 20);

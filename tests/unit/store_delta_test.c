@@ -206,7 +206,8 @@ TEST(delta, chunks_that_are_dropped_give_their_memory_back)
 				struct model_block *m = &bed->model[i];
 				expected += m->known;
 				if (m->known)
-					space_unref(bed->space, m->place, 1, false); /* not the delta's any more */
+					space_unref(bed->space, m->place, 1,
+						    false); /* not the delta's any more */
 				m->known = false;
 			}
 			CHECK_EQ(delta_chunk_count(&bed->delta, chunk), expected);
@@ -225,7 +226,8 @@ TEST(delta, sparse_chunks_that_are_dropped_give_their_memory_back)
 {
 	struct bed *bed = bed_open(1, 4 << 20);
 	for (uint64_t i = 0; i < 30000; i++) {
-		struct delta_entry entry = {.block = i * 7919 % 30000 * 128, .place = 100 + i, .seq = 1};
+		struct delta_entry entry = {
+			.block = i * 7919 % 30000 * 128, .place = 100 + i, .seq = 1};
 		CHECK_EQ(delta_put(&bed->delta, &entry), 0);
 	}
 	uint64_t full = delta_bytes(&bed->delta);
@@ -259,7 +261,8 @@ TEST(delta, what_is_loaded_may_pass_the_bound_and_gives_no_place_up)
 	bed->delta.unref = DELTA_UNREF_NONE;
 	for (uint32_t round = 0; round < 3; round++) {
 		for (uint64_t i = 0; i < BLOCKS; i++) {
-			struct delta_entry entry = {.block = i * 7919 % BLOCKS, .place = 100 + i, .seq = 1 + i};
+			struct delta_entry entry = {
+				.block = i * 7919 % BLOCKS, .place = 100 + i, .seq = 1 + i};
 			CHECK_EQ(delta_put(&bed->delta, &entry), 0);
 		}
 	}

@@ -146,14 +146,16 @@ TEST(store_desc, a_run_table_has_the_golden_bytes)
 	struct table_block *table = (struct table_block *)block;
 	struct run_entry *entries = (struct run_entry *)(table + 1);
 	uint32_t count;
-	table->next = (struct block_ptr){.place = le64_make(12345), .crc32c = le32_make(0x11223344)};
+	table->next =
+		(struct block_ptr){.place = le64_make(12345), .crc32c = le32_make(0x11223344)};
 	for (unsigned i = 0; i < RUN_ENTRIES_MAX - 1; i++)
 		entries[i] = (struct run_entry){.node = le32_make(3 + i % 2),
 						.crc32c = le32_make(i * 101),
 						.block = le64_make((1ull << 33) + i * 300),
 						.place = le64_make(5000 + i * 7),
 						.seq = le64_make((1ull << 40) + i)};
-	entries[RUN_ENTRIES_MAX - 1] = (struct run_entry){.node = le32_make(3), .block = le64_make(512)};
+	entries[RUN_ENTRIES_MAX - 1] =
+		(struct run_entry){.node = le32_make(3), .block = le64_make(512)};
 	block_seal(block, MAGIC_TABLE, TABLE_RUNS, RUN_ENTRIES_MAX, &uuid);
 	golden_compare("tests/golden/store_run_table_v1.bin", block);
 	CHECK(run_block_entries(table, &count) == entries && count == RUN_ENTRIES_MAX);

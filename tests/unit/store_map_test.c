@@ -45,8 +45,8 @@ struct bed {
 	uint32_t fold_entries;
 	uint64_t delta_bytes;
 	struct map_runs sink;
-	struct co *co; /* of the checkpoint that runs */
-	bool look_now; /* chunks are leaving `kept` */
+	struct co *co;          /* of the checkpoint that runs */
+	bool look_now;          /* chunks are leaving `kept` */
 	struct run_entry *runs; /* the run table */
 	uint32_t run_count, run_max;
 	int rc;
@@ -64,11 +64,10 @@ static void bed_memory(struct bed *bed)
 {
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS, .store_uuid = test_uuid};
-	struct map_pool_config config = {
-		.cache_bytes = 64 * BLOCK_BYTES,
-		.delta_bytes = bed->delta_bytes,
-		.fold_entries = bed->fold_entries,
-		.store_uuid = test_uuid};
+	struct map_pool_config config = {.cache_bytes = 64 * BLOCK_BYTES,
+					 .delta_bytes = bed->delta_bytes,
+					 .fold_entries = bed->fold_entries,
+					 .store_uuid = test_uuid};
 	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
 	bed->pool = map_pool_create(&bed->mem->env, mem_disk(bed->mem), bed->space, &config);
 }
@@ -320,7 +319,8 @@ static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
 		if (take_flag(&bed->look_now) && entry == do_entry)
 			check_all(bed, MAP_HEAD, bed->head);
 		if (rnd(bed, 4) == 0)
-			check_chunk(bed, entry == do_entry ? MAP_HEAD : MAP_SHADOW, rnd(bed, CHUNKS));
+			check_chunk(bed, entry == do_entry ? MAP_HEAD : MAP_SHADOW,
+				    rnd(bed, CHUNKS));
 	}
 	co_destroy(co);
 	CHECK_EQ(bed->rc, 0);
@@ -1032,8 +1032,8 @@ TEST(map, kept_entries_stay_within_their_share_and_the_fullest_chunks_go_first)
 	for (uint32_t round = 0; round < 120; round++) {
 		for (uint32_t i = 0; i < 400; i++) { /* a quarter of the chunks gets most */
 			uint64_t block = rnd(&bed, rnd(&bed, 4) ? BLOCKS / 4 : BLOCKS);
-			CHECK_EQ(map_put(bed.map, MAP_HEAD, block, payload_place(&bed, round, false),
-					 round, bed.seq),
+			CHECK_EQ(map_put(bed.map, MAP_HEAD, block,
+					 payload_place(&bed, round, false), round, bed.seq),
 				 0);
 			model_put(&bed.head[block], bed.seq++, round, true);
 		}
