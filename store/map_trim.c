@@ -202,6 +202,9 @@ int map_trim(struct co *co, struct map *map, bool delete_all, uint32_t pages_max
 	for (uint32_t i = 0; delete_all && i < 2; i++) {
 		if (map->frozen_busy)
 			map->pool->frozen_bytes -= delta_bytes(&map->sides[i].frozen);
+		/* The root being built names nothing of the volume; some places the one before did (its tail). */
+		map->sides[i].active.unref = DELTA_UNREF_THIS_ROOT;
+		map->sides[i].frozen.unref = DELTA_UNREF_THIS_ROOT;
 		delta_clear(&map->sides[i].active, true);
 		delta_clear(&map->sides[i].frozen, true);
 	}
