@@ -2,11 +2,16 @@
 /*
  * The store alone against its file, in one process, through the same env, in turn.
  *
- *   build/bench/store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB]]]
+ *   build/bench/store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB [sparse]]]]
  *
  * Random 4 KiB writes at queue depth 32 and 1. Every store write is durable; the file is measured without
  * and with O_DSYNC. Prints medians of operations per second and ratios.
+ *
+ * sparse: no file to compare with, and a store file that takes up only what is written. A volume much
+ * larger than what comes between two checkpoints; each round prints what a write costs the device
+ * on top of its own block: blocks written in all, map pages read and written by checkpoints.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -44,6 +49,7 @@ struct bench {
 	uint64_t until_ns, count;
 	uint32_t out, io_flags;
 	bool flag;
+	bool sparse;
 	int status;
 	void (*submit)(struct slot *slot);
 };
@@ -155,8 +161,11 @@ static void open_run(struct co *co, void *arg)
 {
 	struct bench *b = arg;
 	struct err err = {0};
-	const struct store_params params = {.size_bytes = b->volume_blocks * BLOCK_BYTES * 3,
-					    .force = true};
+	const struct store_params params = {
+		.size_bytes = b->sparse ? 0 : b->volume_blocks * BLOCK_BYTES * 3,
+		.ring_bytes = b->sparse ? 256u << 20 : 0,
+		.force = true,
+	};
 	struct store_config config;
 	store_config_default(&config);
 	b->status = store_format(co, b->env, b->path, &params, &err);
@@ -242,16 +251,90 @@ static void compare(struct bench *b, uint32_t depth, double seconds, int rounds)
 	fflush(stdout);
 }
 
+/* What a write costs while chunks are many and writes between checkpoints few. */
+static void large(struct bench *b, double seconds, int rounds)
+{
+	printf("%10s %10s %12s %12s %12s %6s %10s\n", "writes", "per_second", "written/4k", "pages_w/4k",
+	       "pages_r/4k", "ckpts", "delta_KiB");
+	for (int i = 0; i < rounds; i++) {
+		struct store_info before, after;
+		store_info(b->store, &before);
+		double per_second = run(b, store_submit, DEPTH_MAX, seconds);
+		store_info(b->store, &after);
+		double writes = (double)(after.payload_blocks - before.payload_blocks);
+		printf("%10.0f %10.0f %12.3f %12.3f %12.3f %6lu %10lu\n", writes, per_second,
+		       (double)(after.blocks_written - before.blocks_written) / writes,
+		       (double)(after.pages_written - before.pages_written) / writes,
+		       (double)(after.pages_read - before.pages_read) / writes,
+		       after.checkpoints - before.checkpoints, after.delta_bytes >> 10);
+		fflush(stdout);
+	}
+}
+
+/* An empty file of the store's size, without blocks. */
+static bool sparse_create(const struct bench *b)
+{
+	int fd = open(b->path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	bool made = fd >= 0 && ftruncate(fd, (off_t)(b->volume_blocks * BLOCK_BYTES * 2)) == 0;
+	if (fd >= 0)
+		(void)close(fd);
+	if (!made)
+		fprintf(stderr, "store_bench: could not make %s\n", b->path);
+	return made;
+}
+
+static bool raw_create(struct bench *b, const char *path)
+{
+	struct err err = {0};
+	char fill[700];
+	if (env_disk_open(b->env, path, ENV_DISK_CREATE, b->volume_blocks * BLOCK_BYTES, &b->raw, &err) < 0) {
+		fprintf(stderr, "store_bench: %s\n", err_text(&err));
+		return false;
+	}
+	snprintf(fill, sizeof(fill), "dd if=/dev/zero of='%s' bs=1M count=%lu oflag=direct conv=notrunc 2>/dev/null",
+		 path, b->volume_blocks / 256);
+	if (system(fill) != 0) /* written once, so that the file's metadata is not what is measured */
+		fprintf(stderr, "store_bench: could not fill %s\n", path);
+	return true;
+}
+
+static void slots_fill(struct bench *b)
+{
+	for (uint32_t i = 0; i < DEPTH_MAX; i++) {
+		struct slot *s = &b->slots[i];
+		s->bench = b;
+		s->buf = env_buf_alloc(b->env, BLOCK_BYTES);
+		memset(s->buf, (int)i + 1, BLOCK_BYTES);
+		s->crc = crc32c(s->buf, BLOCK_BYTES);
+		s->iov = (struct iovec){s->buf, BLOCK_BYTES};
+	}
+}
+
+static void measure(struct bench *b, double seconds, int rounds)
+{
+	printf("engine %s, build '%s', volume %lu MiB%s\n", loop_engine_name(b->loop), build_flags(),
+	       b->volume_blocks / 256, b->sparse ? ", sparse" : "");
+	if (b->sparse) {
+		large(b, seconds, rounds);
+		return;
+	}
+	printf("%4s %12s %12s %12s %8s %8s %10s %10s %10s %6s\n", "qd", "raw", "raw_dsync", "store",
+	       "/raw", "/dsync", "blk/batch", "pcs/batch", "written/4k", "ckpts");
+	compare(b, 32, seconds, rounds);
+	compare(b, 1, seconds, rounds);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
-		fprintf(stderr, "usage: store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB]]]\n");
+		fprintf(stderr, "usage: store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB [sparse]]]]\n");
 		return 2;
 	}
 	static struct bench b;
 	double seconds = argc > 2 ? atof(argv[2]) : 3;
 	int rounds = argc > 3 ? MIN(MAX(atoi(argv[3]), 1), ROUNDS_MAX) : 3;
 	b.volume_blocks = (uint64_t)(argc > 4 ? atoi(argv[4]) : 1024) * 256;
+	b.sparse = argc > 5 && strcmp(argv[5], "sparse") == 0;
 	b.state = 88172645463325252ull;
 	char path[512], raw_path[512];
 	snprintf(path, sizeof(path), "%s/store_bench.store", argv[1]);
@@ -259,37 +342,22 @@ int main(int argc, char **argv)
 	b.path = path;
 	struct err err = {0};
 	log_level_set(LOG_WARN);
-	if (loop_create(LOOP_ENGINE_AUTO, &b.loop, &err) < 0 ||
-	    env_disk_open(b.env = loop_env(b.loop), raw_path, ENV_DISK_CREATE,
-			  b.volume_blocks * BLOCK_BYTES, &b.raw, &err) < 0) {
+	if (loop_create(LOOP_ENGINE_AUTO, &b.loop, &err) < 0) {
 		fprintf(stderr, "store_bench: %s\n", err_text(&err));
 		return 1;
 	}
-	char fill[700];
-	snprintf(fill, sizeof(fill), "dd if=/dev/zero of='%s' bs=1M count=%lu oflag=direct conv=notrunc 2>/dev/null",
-		 raw_path, b.volume_blocks / 256);
-	if (system(fill) != 0) /* written once, so that the file's metadata is not what is measured */
-		fprintf(stderr, "store_bench: could not fill %s\n", raw_path);
+	b.env = loop_env(b.loop);
+	if (b.sparse ? !sparse_create(&b) : !raw_create(&b, raw_path))
+		return 1;
 	run_co(&b, open_run);
 	if (b.status < 0)
 		return 1;
-	for (uint32_t i = 0; i < DEPTH_MAX; i++) {
-		struct slot *s = &b.slots[i];
-		s->bench = &b;
-		s->buf = env_buf_alloc(b.env, BLOCK_BYTES);
-		memset(s->buf, (int)i + 1, BLOCK_BYTES);
-		s->crc = crc32c(s->buf, BLOCK_BYTES);
-		s->iov = (struct iovec){s->buf, BLOCK_BYTES};
-	}
+	slots_fill(&b);
 	prepare(&b);
-	printf("engine %s, build '%s', volume %lu MiB\n", loop_engine_name(b.loop), build_flags(),
-	       b.volume_blocks / 256);
-	printf("%4s %12s %12s %12s %8s %8s %10s %10s %10s %6s\n", "qd", "raw", "raw_dsync", "store",
-	       "/raw", "/dsync", "blk/batch", "pcs/batch", "written/4k", "ckpts");
-	compare(&b, 32, seconds, rounds);
-	compare(&b, 1, seconds, rounds);
+	measure(&b, seconds, rounds);
 	run_co(&b, close_run);
 	unlink(path);
-	unlink(raw_path);
+	if (!b.sparse)
+		unlink(raw_path);
 	return 0;
 }

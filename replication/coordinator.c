@@ -291,6 +291,9 @@ static void promise_take(struct member *m, const struct wire_promise *p)
 	m->commit_hash = le64_get(p->commit_hash);
 	m->floor_seq = le64_get(p->floor_seq);
 	m->free_blocks = le64_get(p->free_blocks);
+	m->size_blocks = le64_get(p->size_blocks);
+	m->checkpoint_seq = le64_get(p->checkpoint_seq);
+	m->settled_seq = le64_get(p->settled_seq);
 	m->suspect = le64_get(p->suspect_after) != le64_get(p->suspect_until);
 }
 

@@ -53,7 +53,9 @@ struct member {
 	/* as of PROMISE, then followed */
 	uint64_t log_epoch, last_seq, last_hash, commit_seq, commit_hash, floor_seq;
 	bool suspect;
-	uint64_t free_blocks;
+	uint64_t free_blocks, size_blocks;
+	uint64_t checkpoint_seq;   /* its K never falls below it; 0: not known yet */
+	uint64_t settled_seq;      /* what an earlier coordinator told it */
 	uint64_t acked_seq;	   /* stable there, in our epoch's log */
 	uint64_t acked_max;	   /* the highest ever: less on return means lost data */
 	/* stream */
@@ -121,6 +123,7 @@ struct coordinator {
 	/* log */
 	uint64_t last_seq, last_hash, commit_seq, commit_hash;
 	uint64_t open_log_epoch, open_last_seq; /* what the open settled on */
+	uint64_t settled_seq; /* every voter's checkpoint_seq is at or above it (PROTO-16) */
 	struct member *open_source;
 	struct window_entry *window;
 	uint32_t window_fresh, window_count; /* slots ever used; configured number */

@@ -350,6 +350,7 @@ void member_ack(struct member *m, const struct wire_ack *ack)
 	if (le64_get(ack->epoch) != co->epoch || seq > co->last_seq)
 		return;
 	m->free_blocks = le64_get(ack->free_blocks);
+	m->checkpoint_seq = MAX(m->checkpoint_seq, le64_get(ack->checkpoint_seq));
 	uint64_t *acked = le32_get(ack->shadow) != 0 ? &m->shadow_acked : &m->acked_seq;
 	for (uint64_t s = *acked + 1; s <= seq; s++) {
 		const struct window_entry *e = window_find(co, s);
@@ -390,12 +391,27 @@ static void commit_sent(struct link_send *out, int status)
 	coordinator_shutdown_check(m->co);
 }
 
+/* PROTO-16: what a voter says of itself stays true while it is away; one that was not heard, or that lost data, holds
+ * it back. */
+static void settle_advance(struct coordinator *co)
+{
+	uint64_t settled = UINT64_MAX;
+	for (uint32_t i = 0; i < co->member_count; i++) {
+		const struct member *m = &co->members[i];
+		if (m->info.voter)
+			settled = MIN(settled, m->refill ? 0 : m->checkpoint_seq);
+	}
+	if (settled != UINT64_MAX)
+		co->settled_seq = MAX(co->settled_seq, settled);
+}
+
 void commit_fire(struct env_timer *timer)
 {
 	struct coordinator *co = CONTAINER_OF(timer, struct coordinator, commit_timer);
 	bool again = false;
 	if (co->ended)
 		return;
+	settle_advance(co);
 	for (uint32_t i = 0; i < co->member_count; i++) {
 		struct member *m = &co->members[i];
 		if (!m->up || !m->adopted || !m->streaming)
@@ -407,6 +423,7 @@ void commit_fire(struct env_timer *timer)
 		m->commit_body = (struct wire_commit){
 			.epoch = le64_make(co->epoch),
 			.commit_seq = le64_make(co->commit_seq),
+			.settled_seq = le64_make(co->settled_seq),
 		};
 		m->commit_out.header = (struct wire_header){
 			.type = le16_make(WIRE_COMMIT),

@@ -160,8 +160,10 @@ static void do_commit(struct node_op *op, const struct link_frame *frame)
 	struct wire_commit commit;
 	if (frame->body_bytes == sizeof(commit)) {
 		memcpy(&commit, frame->body, sizeof(commit));
-		if (le64_get(commit.epoch) == op->session->epoch)
+		if (le64_get(commit.epoch) == op->session->epoch) {
 			commit_take(op->session, le64_get(commit.commit_seq));
+			store_settle(op->session->nr->replica, le64_get(commit.settled_seq));
+		}
 	}
 	node_op_put(op);
 }
@@ -385,16 +387,16 @@ static void changes_done(struct store_op *store_op, int status)
 	struct node_op *op = CONTAINER_OF(store_op, struct node_op, u.changes.op);
 	if (op->session->fenced)
 		status = -ESTALE;
-	if (status < 0) {
-		node_reply(op, WIRE_CHUNK, status, 0);
-		return;
-	}
 	const struct store_changes *changes = &op->u.changes;
 	struct wire_chunk *chunk = (struct wire_chunk *)op->body;
 	*chunk = (struct wire_chunk){
-		.chunk = le64_make(changes->chunk),
+		.chunk = le64_make(status < 0 ? 0 : changes->chunk),
 		.commit_seq = le64_make(changes->commit_seq),
 	};
+	if (status < 0) {
+		node_reply(op, WIRE_CHUNK, status, status == -ENODATA ? sizeof(*chunk) : 0);
+		return;
+	}
 	uint8_t *tail = (uint8_t *)(chunk + 1);
 	memcpy(tail, changes->crc32c, sizeof(changes->crc32c));
 	memcpy(tail + sizeof(changes->crc32c), changes->block_state, sizeof(changes->block_state));
@@ -410,6 +412,7 @@ static void do_changes(struct node_op *op, const struct link_frame *frame)
 	}
 	memcpy(&changes, frame->body, sizeof(changes));
 	op->u.changes.op.done = changes_done;
+	op->u.changes.commit_seq = 0;
 	op->u.changes.since_seq = le64_get(changes.since_seq);
 	op->u.changes.chunk_cursor = le64_get(changes.chunk_cursor);
 	store_changes(op->session->nr->replica, &op->u.changes);
@@ -445,6 +448,7 @@ static void do_shadow(struct node_op *op, const struct link_frame *frame)
 		.epoch = le64_get(shadow.epoch),
 		.first_seq = le64_get(shadow.first_seq),
 		.prev_hash = le64_get(shadow.prev_hash),
+		.settled_seq = le64_get(shadow.settled_seq),
 	};
 	store_shadow_begin(op->session->nr->replica, &op->u.shadow);
 }

@@ -100,14 +100,18 @@ static void ack_send(struct node_session *session)
 	if (session->ack_busy || session->dead || conn->io == NULL || (!position && !trouble))
 		return;
 	struct store_info info;
+	struct store_replica_info replica;
 	store_info(session->nr->store, &info);
+	store_replica_info(session->nr->replica, &replica);
 	uint64_t used = info.used_blocks + info.reserved_blocks;
 	session->ack_body = (struct wire_ack){
 		.epoch = le64_make(session->epoch),
 		.last_seq = le64_make(shadow ? session->shadow_last_seq : session->last_seq),
-		.free_blocks = le64_make(info.capacity_blocks > used ? info.capacity_blocks - used : 0),
+		.free_blocks =
+			le64_make(info.capacity_blocks > used ? info.capacity_blocks - used : 0),
 		.shadow = le32_make(shadow),
 		.status = le32_make(wire_status_from(session->stream_status)),
+		.checkpoint_seq = le64_make(replica.checkpoint_seq),
 	};
 	if (shadow)
 		session->acked_shadow_seq = session->shadow_last_seq;
@@ -286,6 +290,8 @@ void node_position(struct store_replica *replica, struct store *store, struct wi
 		.free_blocks = le64_make(s.capacity_blocks > used ? s.capacity_blocks - used : 0),
 		.used_blocks = le64_make(r.used_blocks),
 		.shadow_last_seq = le64_make(r.shadow ? r.shadow_last_seq : 0),
+		.checkpoint_seq = le64_make(r.checkpoint_seq),
+		.settled_seq = le64_make(r.settled_seq),
 	};
 }
 

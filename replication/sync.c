@@ -15,10 +15,13 @@
  *     make the quorum have adopted it), and every chunk was read before X was chosen: what a later
  *     recovery may drop is not in it.
  * Y3  Every wait ends when the member, its connection or the coordinator goes.
+ * Y4  What was settled may have left no trace in the source: a member whose commit point is below that, or that lost
+ *     data, gets every chunk of the source, and zeros for each that it alone has.
  */
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/crc32c.h"
 #include "replication/coordinator_impl.h"
 
 #define REPLY_BYTES 4096u
@@ -375,7 +378,8 @@ static int sync_stream(struct member *m)
 
 /* ---- shadow ---- */
 
-static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash, bool drop)
+static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash,
+			uint64_t settled_seq, bool drop)
 {
 	struct call *call = &m->job->calls[0];
 	payload_drop(call);
@@ -384,13 +388,14 @@ static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash
 		.epoch = le64_make(m->co->epoch),
 		.first_seq = le64_make(first_seq),
 		.prev_hash = le64_make(prev_hash),
+		.settled_seq = le64_make(settled_seq),
 		.drop = le32_make(drop),
 	};
 	call_start(call, m, WIRE_SHADOW, sizeof(*shadow));
 	return calls_wait(m, 1);
 }
 
-/* The next chunk that changed above since; -ENODATA at the end. */
+/* The next chunk that changed above since; -ENODATA at the end. What the source says is of min_commit or later. */
 static int chunk_next(struct member *m, struct member *source, uint64_t since, uint64_t cursor,
 		      uint64_t min_commit)
 {
@@ -405,13 +410,13 @@ static int chunk_next(struct member *m, struct member *source, uint64_t since, u
 		};
 		call_start(call, source, WIRE_CHANGES, sizeof(*changes));
 		int rc = calls_wait(m, 1);
-		if (rc < 0)
+		if (rc < 0 && rc != -ENODATA)
 			return rc;
 		const struct wire_chunk *chunk = (const struct wire_chunk *)call->body;
-		if (call->body_bytes != sizeof(*chunk) + STORE_CHUNK_BLOCKS * 5)
+		if (call->body_bytes != sizeof(*chunk) + (rc == 0 ? STORE_CHUNK_BLOCKS * 5 : 0))
 			return -EPROTO;
 		if (le64_get(chunk->commit_seq) >= min_commit)
-			return 0;
+			return rc;
 		co_sleep(m->sync, COMMIT_IDLE_NS); /* its commit point is on the way */
 		if (gone(m))
 			return -ECANCELED;
@@ -491,16 +496,103 @@ static int runs_copy(struct member *m, struct member *source, uint64_t chunk_blo
 	return calls_wait(m, count);
 }
 
-static int shadow_copy(struct member *m, struct member *source, uint64_t since, uint64_t min_commit)
+/* One chunk of the member becomes zeros as of at_seq. */
+static int chunk_zero(struct member *m, uint64_t chunk, uint64_t at_seq)
+{
+	struct call *call = &m->job->calls[0];
+	uint64_t first = chunk * STORE_CHUNK_BLOCKS;
+	uint32_t length =
+		(uint32_t)MIN(m->co->volume.size_blocks - first, (uint64_t)STORE_CHUNK_BLOCKS);
+	payload_drop(call);
+	struct wire_fill *fill = (struct wire_fill *)call->body;
+	*fill = (struct wire_fill){
+		.epoch = le64_make(m->co->epoch),
+		.at_seq = le64_make(at_seq),
+		.address_blocks = le64_make(first),
+		.length_blocks = le32_make(length),
+	};
+	le32 *crcs = (le32 *)(fill + 1);
+	for (uint32_t i = 0; i < length; i++)
+		crcs[i] = le32_make(CRC32C_ZERO_BLOCK);
+	memset(crcs + length, STORE_BLOCK_ZERO, length);
+	call_start(call, m, WIRE_FILL, (uint32_t)sizeof(*fill) + length * 5);
+	return calls_wait(m, 1);
+}
+
+/* The first chunk in [*chunk, end) where the member itself has data. 0 and *chunk, or -ENODATA. */
+static int chunk_own_next(struct member *m, uint64_t *chunk, uint64_t end)
+{
+	struct call *call = &m->job->calls[0];
+	uint64_t at = *chunk * STORE_CHUNK_BLOCKS;
+	uint64_t end_block =
+		MIN(MIN(end * STORE_CHUNK_BLOCKS, m->size_blocks), m->co->volume.size_blocks);
+	while (at < end_block) {
+		payload_drop(call);
+		struct wire_read *read = (struct wire_read *)call->body;
+		*read = (struct wire_read){
+			.epoch = le64_make(m->co->epoch),
+			.address_blocks = le64_make(at),
+			.length_blocks = le64_make(end_block - at),
+		};
+		call_start(call, m, WIRE_EXTENTS, sizeof(*read));
+		int rc = calls_wait(m, 1);
+		if (rc < 0)
+			return rc;
+		const struct wire_extent *extents = (const struct wire_extent *)call->body;
+		uint64_t before = at;
+		for (uint32_t i = 0; i < call->body_bytes / sizeof(*extents); i++) {
+			if (le32_get(extents[i].data) != 0) {
+				*chunk = at / STORE_CHUNK_BLOCKS;
+				return at < end_block ? 0 : -ENODATA;
+			}
+			at += MIN(le64_get(extents[i].length_blocks), end_block - at);
+		}
+		if (at == before)
+			return -EPROTO;
+		if (gone(m))
+			return -ECANCELED;
+	}
+	return -ENODATA;
+}
+
+/* Y4: the source has nothing in chunks [from, to); it was asked when it held min_commit. */
+static int gap_zero(struct member *m, uint64_t from, uint64_t to, uint64_t min_commit)
+{
+	for (uint64_t chunk = from; chunk < to; chunk++) {
+		int rc = chunk_own_next(m, &chunk, to);
+		if (rc == -ENODATA)
+			return 0;
+		if (rc == 0)
+			rc = chunk_zero(m, chunk, min_commit);
+		if (rc < 0 || gone(m))
+			return rc < 0 ? rc : -ECANCELED;
+	}
+	return 0;
+}
+
+struct copy {
+	uint64_t since;      /* chunks with a version above it */
+	uint64_t min_commit; /* the cut */
+	bool full;           /* Y4; since is 0 */
+};
+
+/* Chunks [from, to) of the source are as they were. */
+static int copy_gap(struct member *m, const struct copy *copy, uint64_t from, uint64_t to)
+{
+	uint64_t chunks = DIV_UP(m->co->volume.size_blocks, STORE_CHUNK_BLOCKS);
+	return copy->full ? gap_zero(m, from, MIN(to, chunks), copy->min_commit) : 0;
+}
+
+static int shadow_copy(struct member *m, struct member *source, const struct copy *copy)
 {
 	struct coordinator *co = m->co;
 	uint64_t cursor = 0;
 	m->resync_chunks_done = 0;
 	m->resync_chunks_total = DIV_UP(co->volume.size_blocks, STORE_CHUNK_BLOCKS);
 	for (;;) {
-		int rc = chunk_next(m, source, since, cursor, min_commit);
+		int rc = chunk_next(m, source, copy->since, cursor, copy->min_commit);
 		if (rc == -ENODATA)
-			return 0;
+			return copy_gap(m, copy, cursor, UINT64_MAX);
 		if (rc < 0)
 			return rc;
 		const struct wire_chunk *head = (const struct wire_chunk *)m->job->calls[0].body;
@@ -517,6 +609,9 @@ static int shadow_copy(struct member *m, struct member *source, uint64_t since, 
 			if (gone(m) || m->stream_error != 0 || (co->open && !m->streaming))
 				return -ECANCELED;
 		}
+		rc = copy_gap(m, copy, cursor, chunk);
+		if (rc < 0)
+			return rc;
 		cursor = chunk + 1;
 		m->resync_chunks_done = cursor;
 	}
@@ -576,13 +671,18 @@ static int sync_shadow(struct member *m)
 	m->adopted = false; /* what it acknowledged in an earlier stream no longer counts here */
 	uint64_t cut = co->open ? co->commit_seq : source->commit_seq;
 	uint64_t cut_hash = co->open ? co->commit_hash : source->commit_hash;
-	uint64_t since = m->refill ? 0 : MIN(m->commit_seq, cut);
+	uint64_t since = MIN(m->commit_seq, cut),
+		 settled = MAX(source->settled_seq, co->settled_seq);
+	struct copy copy = {
+		.since = since, .min_commit = cut, .full = m->refill || since < settled};
+	if (copy.full)
+		copy.since = 0;
 	member_state(m, REPLICA_SYNCING, "copying what changed");
 	coordinator_event(co, "resync_start", "node=%s source=%s since=%lu cut=%lu",
-			  m->info.node_name, source->info.node_name, since, cut);
-	int rc = shadow_begin(m, cut + 1, cut_hash, false);
+			  m->info.node_name, source->info.node_name, copy.since, cut);
+	int rc = shadow_begin(m, cut + 1, cut_hash, settled, false);
 	if (rc == -EBUSY) { /* one of an earlier attempt */
-		rc = shadow_begin(m, 0, 0, true);
+		rc = shadow_begin(m, 0, 0, 0, true);
 		return rc < 0 ? rc : -EAGAIN;
 	}
 	if (rc < 0)
@@ -596,7 +696,7 @@ static int sync_shadow(struct member *m)
 		m->streaming = true;
 		member_pump(m);
 	}
-	rc = shadow_copy(m, source, since, cut);
+	rc = shadow_copy(m, source, &copy);
 	if (rc == 0)
 		rc = shadow_adopt(m);
 	m->streaming = false;
@@ -605,7 +705,7 @@ static int sync_shadow(struct member *m)
 		coordinator_event(co, "resync_done", "node=%s bytes=%lu", m->info.node_name,
 				  m->resync_bytes);
 	} else if (!gone(m)) {
-		(void)shadow_begin(m, 0, 0, true);
+		(void)shadow_begin(m, 0, 0, 0, true);
 	}
 	return rc;
 }

@@ -135,8 +135,10 @@ struct wire_promise {
 	le64 used_blocks;
 	le64 shadow_last_seq; /* 0: no shadow */
 	le64 lease_wait_ns;   /* refused with EBUSY: an older lease runs this long still */
+	le64 checkpoint_seq;  /* durable in its map: its K is never below it again */
+	le64 settled_seq;     /* zeros up to here may be missing in its CHANGES */
 };
-static_assert(sizeof(struct wire_promise) == 112, "wire_promise is wire format");
+static_assert(sizeof(struct wire_promise) == 128, "wire_promise is wire format");
 
 struct wire_entry {
 	le64 epoch, seq, prev_hash, commit_seq, time_ms;
@@ -154,11 +156,15 @@ struct wire_ack {
 	le64 free_blocks;
 	le32 shadow;   /* the position is the shadow's */
 	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over */
+	le64 checkpoint_seq; /* as in wire_promise */
 };
+static_assert(sizeof(struct wire_ack) == 40, "wire_ack is wire format");
 
 struct wire_commit {
 	le64 epoch, commit_seq;
+	le64 settled_seq; /* the smallest checkpoint_seq of all voters */
 };
+static_assert(sizeof(struct wire_commit) == 24, "wire_commit is wire format");
 
 struct wire_adopt {
 	le64 epoch, base_seq, last_seq, last_hash, commit_seq;
@@ -197,14 +203,16 @@ struct wire_changes {
 };
 struct wire_chunk {
 	le64 chunk, commit_seq;
-	/* le32 crc32c[256]; uint8_t state[256] */
+	/* le32 crc32c[256]; uint8_t state[256]; with status ENODATA none, and commit_seq alone counts */
 };
 
 struct wire_shadow {
 	le64 epoch, first_seq, prev_hash;
+	le64 settled_seq; /* of what it is filled from */
 	le32 drop;
 	le32 reserved;
 };
+static_assert(sizeof(struct wire_shadow) == 40, "wire_shadow is wire format");
 struct wire_fill {
 	le64 epoch, at_seq, address_blocks;
 	le32 length_blocks;

@@ -64,6 +64,11 @@ static int64_t space_room(struct store *store, bool overwrite)
 	       (int64_t)(store->reserved_blocks + store->inline_active + store->inline_cut);
 }
 
+bool accept_room_short(struct store *store)
+{
+	return space_room(store, false) < (int64_t)STORE_ENTRY_BLOCKS_MAX;
+}
+
 static void admission_done(struct map_lookup *lookup, int status)
 {
 	struct store *store = CONTAINER_OF(lookup, struct store, admission);

@@ -57,6 +57,7 @@ struct batch_io {
 	uint32_t depth;
 	uint32_t hand;
 	int first_error;
+	uint64_t blocks; /* submitted */
 	struct slot slots[];
 };
 
@@ -121,6 +122,7 @@ void batch_io_submit(struct co *co, struct batch_io *batch, enum env_io_op op,
 				   .iov_count = 1,
 				   .done = slot_done};
 	batch->in_flight++;
+	batch->blocks += part->block_count;
 	env_disk_submit(batch->env, batch->disk, &slot->io);
 }
 
@@ -130,6 +132,11 @@ int batch_io_wait(struct co *co, struct batch_io *batch, uint32_t in_flight_max)
 	int status = batch->first_error;
 	batch->first_error = 0;
 	return status;
+}
+
+uint64_t batch_io_blocks(const struct batch_io *batch)
+{
+	return batch->blocks;
 }
 
 /* ---- writer ---- */
@@ -220,4 +227,9 @@ int writer_finish(struct co *co, struct writer *writer)
 	status = writer->error;
 	writer->error = 0;
 	return status;
+}
+
+uint64_t writer_blocks(const struct writer *writer)
+{
+	return batch_io_blocks(writer->batch);
 }

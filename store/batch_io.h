@@ -37,6 +37,8 @@ void batch_io_submit(struct co *co, struct batch_io *batch, enum env_io_op op,
 		     const struct batch_io_part *part);
 /* Waits until at most in_flight_max are in flight; the first error since the last call, or 0. */
 int batch_io_wait(struct co *co, struct batch_io *batch, uint32_t in_flight_max);
+/* Blocks submitted so far, reads and writes. */
+uint64_t batch_io_blocks(const struct batch_io *batch);
 
 /* ---- writer: one coroutine at a time ---- */
 
@@ -51,5 +53,7 @@ void writer_destroy(struct writer *writer);
 int writer_next(struct co *co, struct writer *writer, uint64_t place, void **ret_buf);
 /* Everything is written (not flushed). 0 or -errno; clears the error. */
 int writer_finish(struct co *co, struct writer *writer);
+/* Blocks submitted so far. */
+uint64_t writer_blocks(const struct writer *writer);
 
 #endif

@@ -52,6 +52,7 @@ struct cache {
 	uint32_t *hash;  /* head of each chain */
 	uint8_t *memory; /* frame_count blocks, then SLOTS read buffers */
 	struct list starved;
+	uint64_t blocks_read;
 	struct slot slots[SLOTS];
 };
 
@@ -204,6 +205,7 @@ static void *slot_block(struct cache *cache, const struct slot *slot)
 
 static void slot_start(struct cache *cache, struct slot *slot, const struct cache_key *key)
 {
+	cache->blocks_read++;
 	slot->busy = true;
 	slot->reading = true;
 	slot->key = *key;
@@ -308,4 +310,9 @@ int cache_read(struct co *co, struct cache *cache, const struct cache_key *key, 
 	while (!self.done)
 		co_suspend(co);
 	return self.status;
+}
+
+uint64_t cache_blocks_read(const struct cache *cache)
+{
+	return cache->blocks_read;
 }

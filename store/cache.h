@@ -49,5 +49,7 @@ void cache_put(struct cache *cache, const struct cache_key *key, const void *blo
 /* Whatever is cached for place is no longer there. */
 void cache_drop(struct cache *cache, uint64_t place);
 uint64_t cache_bytes(const struct cache *cache);
+/* From the device, so far. */
+uint64_t cache_blocks_read(const struct cache *cache);
 
 #endif

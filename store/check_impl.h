@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What check.c, check_tables.c and check_payload.c share. */
+/* What check.c, check_tables.c, check_runs.c and check_payload.c share. */
 #ifndef HF_STORE_CHECK_IMPL_H
 #define HF_STORE_CHECK_IMPL_H
 
@@ -70,13 +70,28 @@ bool check_ref(struct check *check, uint64_t place, const char *what);
 
 /* ---- check_tables.c ---- */
 
-/* Every table of the root: volumes, tail, space. 0 or -ENOMEM. */
+/* A chain of table blocks, the last one (that the root names) first. */
+struct check_chain {
+	char *blocks;
+	uint32_t count, max;
+	bool is_whole; /* all of it was readable */
+};
+/* 0 or -ENOMEM. The caller frees chain->blocks. */
+int check_chain_load(struct check *check, struct block_ptr at, enum table_kind kind,
+		     const char *what, struct check_chain *chain);
+const struct table_block *check_chain_block(const struct check_chain *chain, uint32_t i);
+/* Every table of the root: volumes, tail, runs, space. 0 or -ENOMEM. */
 int check_tables(struct check *check);
 /* Each volume's map. 0 or -ENOMEM. */
 int check_maps(struct check *check);
 /* One record of the tail or the ring: the payload it refers to. batch NULL: the tail. */
 void check_record_payload(struct check *check, const struct log_record *record,
 			  const struct offline_batch *batch);
+
+/* ---- check_runs.c ---- */
+
+/* The run table; the volumes are known. 0 or -ENOMEM. */
+int check_runs(struct check *check);
 
 /* ---- check_payload.c ---- */
 

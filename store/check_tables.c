@@ -21,13 +21,7 @@
 
 /* ---- chains ---- */
 
-struct chain {
-	char *blocks;
-	uint32_t count, max;
-	bool is_whole;
-};
-
-static int chain_grow(struct chain *chain)
+static int chain_grow(struct check_chain *chain)
 {
 	uint32_t max = chain->max ? chain->max * 2 : 16;
 	char *blocks = realloc(chain->blocks, (size_t)max * BLOCK_BYTES);
@@ -54,9 +48,9 @@ static bool table_load(struct check *c, const struct block_ptr *at, enum table_k
 	return rc == 0;
 }
 
-/* T1. In the order of the chain. 0 or -ENOMEM; is_whole tells whether all of it was readable. */
-static int chain_load(struct check *c, struct block_ptr at, enum table_kind kind, const char *what,
-		      struct chain *chain)
+/* T1 */
+int check_chain_load(struct check *c, struct block_ptr at, enum table_kind kind, const char *what,
+		     struct check_chain *chain)
 {
 	while (le64_get(at.place) != 0) {
 		if (!table_load(c, &at, kind, what)) {
@@ -74,7 +68,7 @@ static int chain_load(struct check *c, struct block_ptr at, enum table_kind kind
 	return 0;
 }
 
-static const struct table_block *chain_block(const struct chain *chain, uint32_t i)
+const struct table_block *check_chain_block(const struct check_chain *chain, uint32_t i)
 {
 	return (const struct table_block *)(chain->blocks + (size_t)i * BLOCK_BYTES);
 }
@@ -144,15 +138,15 @@ static void volume_add(struct check *c, const struct volume_entry *entry)
 static int check_volumes(struct check *c)
 {
 	const uint32_t per_block = TABLE_ENTRY_BYTES / sizeof(struct volume_entry);
-	struct chain chain = {0};
+	struct check_chain chain = {0};
 
-	int rc = chain_load(c, c->root->volumes, TABLE_VOLUMES, "volume table", &chain);
+	int rc = check_chain_load(c, c->root->volumes, TABLE_VOLUMES, "volume table", &chain);
 	if (rc == 0) {
 		c->volumes = calloc((size_t)chain.count * per_block + 1, sizeof(*c->volumes));
 		rc = c->volumes ? 0 : -ENOMEM;
 	}
 	for (uint32_t i = chain.count; i > 0 && rc == 0; i--) {
-		const struct table_block *block = chain_block(&chain, i - 1);
+		const struct table_block *block = check_chain_block(&chain, i - 1);
 		const struct volume_entry *entries = (const struct volume_entry *)(block + 1);
 		uint32_t count = le32_get(block->h.count);
 		if (count > per_block)
@@ -339,12 +333,12 @@ static void tail_ends(struct check *c)
 
 static int check_tail(struct check *c)
 {
-	struct chain chain = {0};
+	struct check_chain chain = {0};
 	uint64_t records = 0;
 
-	int rc = chain_load(c, c->root->tail, TABLE_TAIL, "tail table", &chain);
+	int rc = check_chain_load(c, c->root->tail, TABLE_TAIL, "tail table", &chain);
 	for (uint32_t i = chain.count; i > 0 && rc == 0; i--)
-		records += tail_block(c, chain_block(&chain, i - 1));
+		records += tail_block(c, check_chain_block(&chain, i - 1));
 	if (rc == 0 && chain.is_whole) {
 		tail_ends(c);
 		if (records != le64_get(c->root->tail_records))
@@ -409,13 +403,13 @@ static int check_space_table(struct check *c)
 {
 	uint64_t blocks = c->offline->size_blocks - c->offline->data_start;
 	uint64_t tables = DIV_UP(DIV_UP(blocks, SEGMENT_BLOCKS), (uint64_t)SEGMENTS_PER_TABLE_BLOCK);
-	struct chain chain = {0};
+	struct check_chain chain = {0};
 	uint64_t table = 0, marked = 0;
 
-	int rc = chain_load(c, c->root->space, TABLE_SPACE_DIR, "space directory", &chain);
+	int rc = check_chain_load(c, c->root->space, TABLE_SPACE_DIR, "space directory", &chain);
 	c->space_known = rc == 0 && chain.is_whole;
 	for (uint32_t i = 0; i < chain.count && rc == 0; i++) {
-		const struct table_block *block = chain_block(&chain, i);
+		const struct table_block *block = check_chain_block(&chain, i);
 		const struct block_ptr *entries = (const struct block_ptr *)(block + 1);
 		uint32_t count = le32_get(block->h.count);
 		for (uint32_t k = 0; k < MIN(count, DIR_ENTRIES) && table < tables; k++, table++)
@@ -440,6 +434,8 @@ int check_tables(struct check *c)
 
 	if (rc == 0)
 		rc = check_tail(c);
+	if (rc == 0)
+		rc = check_runs(c);
 	return rc == 0 ? check_space_table(c) : rc;
 }
 

@@ -2,7 +2,8 @@
 /*
  * Checkpoints: one new root that holds everything stable at its cut, so that the ring before it is free.
  *
- *   cut -> destage tail -> per replica: destage, fold -> tables -> space -> FLUSH -> root x 2 -> release
+ *   cut -> destage tail -> per replica: destage, keep -> choose -> per replica: fold
+ *       -> tables -> space -> FLUSH -> root x 2 -> release
  *   |____ one moment ____|______ writes go on: they belong to the next generation ______|
  *
  * R1 The cut is one moment between callbacks: last stable batch, frozen deltas, tail, volume table and
@@ -99,13 +100,15 @@ static void cut_volume_entry(struct store_replica *r, struct volume_entry *v)
 		.shadow_hash = le64_make(r->shadow.applied_hash),
 		.shadow_fill_seq = le64_make(r->shadow_fill_seq),
 		.shadow_size_blocks = le64_make(r->shadow_size_blocks),
+		.settled_seq = le64_make(r->settled_seq),
 	};
 }
 
 static void cut_replica(struct store *store, struct store_replica *r)
 {
 	if (!r->lost)
-		map_freeze(r->map);
+		map_freeze(r->map, store->checkpoint.fold_all || r->head_frozen || r->deleting,
+			   r->settled_seq);
 	r->in_cut = true;
 	r->deleting_at_cut = r->deleting;
 	r->cut_applied_seq = r->head.applied_seq;
@@ -136,6 +139,7 @@ static void checkpoint_cut(struct store *store)
 			replica_advance(store->slots[i]);
 	}
 	c->destaging = true;
+	c->fold_all = accept_room_short(store);
 	space_cut(store->space);
 	for (uint32_t i = 0; i < store->slot_end; i++) {
 		struct store_replica *r = store->slots[i];
@@ -232,9 +236,7 @@ static void fold_lost(struct store *store, struct store_replica *r)
 
 static int fold_replica(struct co *co, struct store *store, struct store_replica *r)
 {
-	int rc = map_destage(co, r->map, store->data_start);
-	if (rc == 0)
-		rc = map_fold(co, r->map);
+	int rc = r->deleting_at_cut ? 0 : map_fold(co, r->map, &store->checkpoint.runs.sink);
 	if (rc == -EBADMSG) {
 		fold_lost(store, r);
 		return 0;
@@ -260,6 +262,9 @@ static int fold_replica(struct co *co, struct store *store, struct store_replica
 
 static int checkpoint_fold(struct co *co, struct store *store)
 {
+	int kept = runs_keep(co, store);
+	if (kept < 0)
+		return kept;
 	for (uint32_t i = 0; i < store->slot_end; i++) {
 		struct store_replica *r = store->slots[i];
 		if (!r || !r->in_cut || (r->lost && !r->deleting_at_cut))
@@ -278,7 +283,8 @@ static int write_volumes(struct co *co, struct store *store, struct root *root)
 {
 	struct table_writer w;
 	uint64_t count = 0;
-	table_begin(&w, co, store, TABLE_VOLUMES, store->checkpoint.block);
+	table_begin(&w, co, store, TABLE_VOLUMES, store->checkpoint.block,
+		    &store->checkpoint.tables_next);
 	for (uint32_t i = 0; i < store->slot_end; i++) {
 		struct store_replica *r = store->slots[i];
 		if (!r || !r->in_cut || r->trimmed)
@@ -294,7 +300,7 @@ static int write_tail(struct co *co, struct store *store, struct root *root)
 {
 	struct checkpoint *c = &store->checkpoint;
 	struct table_writer w;
-	table_begin(&w, co, store, TABLE_TAIL, c->block);
+	table_begin(&w, co, store, TABLE_TAIL, c->block, &c->tables_next);
 	list_for_each(link, &c->tail)
 	{
 		struct entry *e = CONTAINER_OF(link, struct entry, cut_link);
@@ -321,12 +327,12 @@ static int write_root(struct co *co, struct store *store, uint64_t incarnation, 
 		.time_ms = le64_make(env_wall_ms(store->env)),
 		.node_next = le64_make(store->node_next),
 	};
-	c->table_count_next = 0;
-	for (uint32_t i = 0; i < c->table_count; i++)
-		space_unref(store->space, c->table_places[i], 1, true);
+	place_list_unref(store, &c->tables);
 	int rc = write_volumes(co, store, &root);
 	if (rc == 0)
 		rc = write_tail(co, store, &root);
+	if (rc == 0)
+		rc = runs_write(co, store, &root);
 	if (rc == 0)
 		rc = space_write(co, store->space, &root.space);
 	if (rc == 0)
@@ -339,10 +345,9 @@ static int write_root(struct co *co, struct store *store, uint64_t incarnation, 
 	rc = root_write(co, store, &root);
 	if (rc < 0)
 		return rc;
-	uint64_t *places = c->table_places;
-	c->table_places = c->table_places_next;
-	c->table_places_next = places;
-	c->table_count = c->table_count_next;
+	struct place_list released = c->tables;
+	c->tables = c->tables_next;
+	c->tables_next = released;
 	store->root_generation++;
 	return 0;
 }
@@ -415,8 +420,7 @@ static bool bound_passed(struct store *store)
 	space_info(store->space, &info);
 	uint64_t ring_bound = MIN(CHECKPOINT_RING_BYTES / BLOCK_BYTES, store->ring_blocks / 2);
 	return store->ring_head - store->ring_start >= ring_bound ||
-	       map_pool_delta_bytes(store->pool) >= store->config.delta_bytes / 2 ||
-	       map_pool_delta_full(store->pool) ||
+	       map_pool_delta_due(store->pool) || map_pool_delta_full(store->pool) ||
 	       store->entries.used_bytes >= store->entries.bytes / 2 ||
 	       store->entry_count >= store->config.log_records_max / 2 ||
 	       info.pinned_blocks >= MAX(info.reserve_blocks / 2, 64u);
@@ -508,7 +512,7 @@ int checkpoint_init(struct store *store)
 	c->block = env_buf_alloc(store->env, 4 * BLOCK_BYTES);
 	c->volumes = calloc(STORE_REPLICAS_MAX, sizeof(*c->volumes));
 	c->co = co_create(store->env, CHECKPOINT_STACK_BYTES);
-	return c->copy && c->block && c->volumes && c->co ? 0 : -ENOMEM;
+	return c->copy && c->block && c->volumes && c->co ? runs_init(store) : -ENOMEM;
 }
 
 /* Recovery writes its root in its own coroutine; this one starts when the store is open. */
@@ -527,8 +531,9 @@ void checkpoint_free(struct store *store)
 	if (c->block)
 		env_buf_free(store->env, c->block, 4 * BLOCK_BYTES);
 	free(c->volumes);
-	free(c->table_places);
-	free(c->table_places_next);
+	free(c->tables.places);
+	free(c->tables_next.places);
+	runs_free(store);
 }
 
 void store_checkpoint(struct store *store, struct store_op *op)

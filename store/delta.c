@@ -20,18 +20,21 @@
 
 #define NODE_BYTES   1024u
 #define LEAF_MAX     42u
+#define LEAF_JOIN    10u /* left free where leaves are joined; moved out of a full one in a gap */
 #define INNER_MAX    80u
 #define LEVELS_MAX   8u
 #define NODES_MARGIN 16u
+#define CHUNK_BLOCKS 256u
 
 #define PLACE_BITS 48
 #define PLACE_MASK ((1ull << PLACE_BITS) - 1)
 #define COUNTED    (1u << 31)
+#define MARKED     (1u << 30)
 
 struct packed {
 	uint64_t seq;
 	uint64_t value;      /* place or length (48) | low 16 bits of the block << 48 */
-	uint32_t block_high; /* | COUNTED */
+	uint32_t block_high; /* | COUNTED | MARKED */
 	uint32_t crc32c;
 };
 static_assert(sizeof(struct packed) == 24, "delta entries are 24 bytes");
@@ -56,6 +59,8 @@ static_assert(sizeof(struct inner) <= NODE_BYTES, "inner node fits");
 struct delta_pool {
 	uint8_t *memory;
 	uint32_t node_count; /* all, node 0 is never used */
+	uint32_t limit;      /* of those in use: the bound, or while loading all of them */
+	uint32_t bound;
 	uint32_t used;
 	uint32_t top;       /* nodes from here on were never used */
 	uint32_t free_head; /* chain through the first word */
@@ -66,7 +71,8 @@ struct delta_pool *delta_pool_create(uint64_t bytes)
 	struct delta_pool *pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return NULL;
-	pool->node_count = (uint32_t)MAX(MIN(bytes / NODE_BYTES, 1ull << 31), 8 * NODES_MARGIN);
+	pool->bound = (uint32_t)MAX(MIN(bytes / NODE_BYTES, 1ull << 31), 8 * NODES_MARGIN);
+	pool->node_count = pool->limit = pool->bound;
 	pool->top = 1;
 	pool->memory = lazy_alloc((size_t)pool->node_count * NODE_BYTES);
 	if (!pool->memory) {
@@ -91,12 +97,47 @@ uint64_t delta_pool_used_bytes(const struct delta_pool *pool)
 
 bool delta_pool_full(const struct delta_pool *pool)
 {
-	return pool->used + 4 * NODES_MARGIN >= pool->node_count;
+	return pool->used + 4 * NODES_MARGIN >= pool->limit;
+}
+
+uint64_t delta_pool_room_bytes(const struct delta_pool *pool)
+{
+	return (uint64_t)(pool->bound - 4 * NODES_MARGIN) * NODE_BYTES;
+}
+
+bool delta_pool_tight(const struct delta_pool *pool)
+{
+	return pool->used + 2 * NODES_MARGIN >= pool->limit;
 }
 
 static bool pool_has(const struct delta_pool *pool, uint32_t nodes)
 {
-	return pool->used + 1 + nodes <= pool->node_count;
+	return pool->used + 1 + nodes <= pool->limit;
+}
+
+int delta_pool_load_begin(struct delta_pool *pool, uint64_t entries)
+{
+	/* A leaf that a split makes has LEAF_JOIN entries at least; the one at the right end has not. */
+	uint64_t nodes = entries / (LEAF_JOIN - 1) + 8 * NODES_MARGIN;
+
+	assert(pool->used == 0);
+	if (nodes > 1u << 31)
+		return -ENOMEM;
+	if (nodes > pool->node_count) {
+		uint8_t *memory = lazy_alloc((size_t)nodes * NODE_BYTES);
+		if (!memory)
+			return -ENOMEM;
+		lazy_free(pool->memory, (size_t)pool->node_count * NODE_BYTES);
+		pool->memory = memory;
+		pool->node_count = (uint32_t)nodes;
+	}
+	pool->limit = pool->node_count;
+	return 0;
+}
+
+void delta_pool_load_end(struct delta_pool *pool)
+{
+	pool->limit = pool->bound;
 }
 
 static void *node_at(const struct delta_pool *pool, uint32_t node)
@@ -133,7 +174,7 @@ static void node_give(struct delta_pool *pool, uint32_t node)
 
 static uint64_t packed_block(const struct packed *p)
 {
-	return (uint64_t)(p->block_high & ~COUNTED) << 16 | p->value >> PLACE_BITS;
+	return (uint64_t)(p->block_high & ~(COUNTED | MARKED)) << 16 | p->value >> PLACE_BITS;
 }
 
 static uint64_t packed_value(const struct packed *p)
@@ -148,7 +189,7 @@ static void packed_value_set(struct packed *p, uint64_t value)
 
 static struct packed pack(uint64_t block, uint64_t value, uint64_t seq, uint32_t crc)
 {
-	assert(value <= PLACE_MASK && block >> 47 == 0);
+	assert(value <= PLACE_MASK && block >> 46 == 0);
 	return (struct packed){.seq = seq,
 			       .value = value | (block & 0xffff) << PLACE_BITS,
 			       .block_high = (uint32_t)(block >> 16),
@@ -161,7 +202,8 @@ static void unpack(const struct packed *p, struct delta_entry *ret)
 				    .place = packed_value(p),
 				    .length_blocks = packed_value(p),
 				    .seq = p->seq,
-				    .crc32c = p->crc32c};
+				    .crc32c = p->crc32c,
+				    .marked = p->block_high & MARKED};
 }
 
 /* ---- tree ---- */
@@ -299,8 +341,10 @@ static struct packed *leaf_insert(struct delta_pool *pool, struct delta_tree *tr
 
 	tree->entry_count++;
 	if (leaf->count == LEAF_MAX) {
-		uint32_t keep =
-			at == LEAF_MAX ? LEAF_MAX : LEAF_MAX / 2; /* ascending: leave it full */
+		uint32_t keep = LEAF_MAX / 2;
+		/* Ascending: leave it full. In a gap not quite, or each of a descending run took a leaf. */
+		if (at == LEAF_MAX)
+			keep = path->after == UINT64_MAX ? LEAF_MAX : LEAF_MAX - LEAF_JOIN;
 		right_node = node_take(pool);
 		tree->node_count++;
 		right = node_at(pool, right_node);
@@ -334,6 +378,58 @@ static struct packed *tree_insert(struct delta_pool *pool, struct delta_tree *tr
 	return leaf_insert(pool, tree, &path, entry);
 }
 
+/* A root of one child is only a detour. */
+static void root_shrink(struct delta_pool *pool, struct delta_tree *tree)
+{
+	while (tree->levels > 1) {
+		const struct inner *root = node_at(pool, tree->root);
+		if (root->count > 1)
+			return;
+		uint32_t child = root->children[0];
+		node_give(pool, tree->root);
+		tree->node_count--;
+		tree->root = child;
+		tree->levels--;
+	}
+}
+
+/* Leaves i and i + 1 of a parent become one when that leaves room. */
+static bool leaves_join(struct delta_pool *pool, struct delta_tree *tree, struct inner *inner,
+			uint32_t i)
+{
+	if (i + 1 >= inner->count)
+		return false;
+	struct leaf *left = node_at(pool, inner->children[i]);
+	uint32_t right_node = inner->children[++i];
+	const struct leaf *right = node_at(pool, right_node);
+	if (left->count + right->count > LEAF_MAX - LEAF_JOIN)
+		return false;
+	memcpy(left->entries + left->count, right->entries,
+	       right->count * sizeof(right->entries[0]));
+	left->count += right->count;
+	node_give(pool, right_node);
+	tree->node_count--;
+	inner->count--;
+	memmove(inner->keys + i, inner->keys + i + 1, (inner->count - i) * sizeof(uint64_t));
+	memmove(inner->children + i, inner->children + i + 1,
+		(inner->count - i) * sizeof(uint32_t));
+	return true;
+}
+
+/* The leaf at path has lost an entry: with a neighbour that is small too it becomes one, so that what is removed
+ * here and there gives memory back. */
+static void leaf_join(struct delta_pool *pool, struct delta_tree *tree, const struct path *path)
+{
+	const struct leaf *leaf = node_at(pool, path->node[0]);
+
+	if (tree->levels < 2 || leaf->count > LEAF_MAX / 2)
+		return;
+	struct inner *inner = node_at(pool, path->node[1]);
+	uint32_t i = path->index[1];
+	if (leaves_join(pool, tree, inner, i) || (i > 0 && leaves_join(pool, tree, inner, i - 1)))
+		root_shrink(pool, tree);
+}
+
 /* Removes the entry at path; empty nodes go. */
 static void tree_remove(struct delta_pool *pool, struct delta_tree *tree, struct path *path)
 {
@@ -344,8 +440,10 @@ static void tree_remove(struct delta_pool *pool, struct delta_tree *tree, struct
 	leaf->count--;
 	memmove(leaf->entries + at, leaf->entries + at + 1,
 		(leaf->count - at) * sizeof(leaf->entries[0]));
-	if (leaf->count > 0)
+	if (leaf->count > 0) {
+		leaf_join(pool, tree, path);
 		return;
+	}
 	for (;;) {
 		node_give(pool, path->node[level]);
 		tree->node_count--;
@@ -363,16 +461,7 @@ static void tree_remove(struct delta_pool *pool, struct delta_tree *tree, struct
 		if (inner->count > 0)
 			break;
 	}
-	while (tree->levels > 1) {
-		const struct inner *root = node_at(pool, tree->root);
-		if (root->count > 1)
-			return;
-		uint32_t child = root->children[0];
-		node_give(pool, tree->root);
-		tree->node_count--;
-		tree->root = child;
-		tree->levels--;
-	}
+	root_shrink(pool, tree);
 }
 
 /* ---- promises (D4) ---- */
@@ -390,7 +479,14 @@ static bool in_ring(const struct delta *delta, uint64_t place)
 
 static uint64_t chunk_of(uint64_t block)
 {
-	return block / 256;
+	return block / CHUNK_BLOCKS;
+}
+
+/* A place that this delta names no more. */
+static void place_unref(struct delta *delta, uint64_t place)
+{
+	if (delta->unref != DELTA_UNREF_NONE)
+		space_unref(delta->space, place, 1, delta->unref == DELTA_UNREF_THIS_ROOT);
 }
 
 /* ---- life ---- */
@@ -420,8 +516,7 @@ static void tree_clear(struct delta *delta, uint32_t node, uint32_t level, bool 
 		const struct leaf *leaf = node_at(delta->pool, node);
 		for (uint32_t i = 0; i < leaf->count; i++) {
 			if (packed_value(&leaf->entries[i]) != 0)
-				space_unref(delta->space, packed_value(&leaf->entries[i]), 1,
-					    false);
+				place_unref(delta, packed_value(&leaf->entries[i]));
 		}
 	}
 	node_give(delta->pool, node);
@@ -434,7 +529,9 @@ void delta_clear(struct delta *delta, bool unref)
 	if (delta->zero.root)
 		tree_clear(delta, delta->zero.root, delta->zero.levels - 1, false);
 	promise_add(delta, -(int64_t)delta->promised);
+	enum delta_unref mode = delta->unref;
 	delta_init(delta, delta->pool, delta->space);
+	delta->unref = mode;
 }
 
 /* ---- questions ---- */
@@ -534,11 +631,11 @@ static int put_replace(struct delta *delta, struct packed *old, const struct del
 	uint64_t old_place = packed_value(old);
 
 	if (old->seq > entry->seq) {
-		space_unref(delta->space, entry->place, 1, false);
+		place_unref(delta, entry->place);
 		return 0;
 	}
 	if (old_place != 0 && old_place != entry->place)
-		space_unref(delta->space, old_place, 1, false);
+		place_unref(delta, old_place);
 	promise_add(delta, (int)in_ring(delta, entry->place) - (int)in_ring(delta, old_place));
 	packed_value_set(old, entry->place);
 	old->seq = entry->seq;
@@ -559,7 +656,7 @@ int delta_put(struct delta *delta, const struct delta_entry *entry)
 	if (old && packed_block(old) == entry->block)
 		return put_replace(delta, old, entry);
 	if (extent_at(delta, entry->block, &extent) && extent.seq > entry->seq) {
-		space_unref(delta->space, entry->place, 1, false);
+		place_unref(delta, entry->place);
 		return 0;
 	}
 	struct packed packed = pack(entry->block, entry->place, entry->seq, entry->crc32c);
@@ -592,7 +689,7 @@ static void zero_data(struct delta *delta, uint64_t block, uint64_t end, uint64_
 			continue;
 		uint64_t place = packed_value(at), chunk = chunk_of(block - 1);
 		if (place != 0) {
-			space_unref(delta->space, place, 1, false);
+			place_unref(delta, place);
 			promise_add(delta, -(int)in_ring(delta, place));
 		}
 		if (chunk != marked_chunk) {
@@ -696,4 +793,41 @@ void delta_move(struct delta *delta, uint64_t block, uint64_t place)
 	assert(at && packed_block(at) == block);
 	promise_add(delta, (int)in_ring(delta, place) - (int)in_ring(delta, packed_value(at)));
 	packed_value_set(at, place);
+}
+
+/* ---- chunks ---- */
+
+uint32_t delta_chunk_count(const struct delta *delta, uint64_t chunk)
+{
+	struct delta_cursor cursor;
+	struct delta_entry entry;
+	uint32_t count = 0;
+
+	delta_cursor_start(&cursor, delta, chunk * CHUNK_BLOCKS);
+	while (delta_cursor_next(&cursor, &entry) && chunk_of(entry.block) == chunk)
+		count++;
+	return count;
+}
+
+void delta_chunk_drop(struct delta *delta, uint64_t chunk)
+{
+	for (;;) {
+		struct path path;
+		const struct packed *at =
+			tree_seek(delta->pool, &delta->data, chunk * CHUNK_BLOCKS, &path);
+		if (!at || chunk_of(packed_block(at)) != chunk)
+			return;
+		bool counted = at->block_high & COUNTED;
+		promise_add(delta, -(int)counted - (int)in_ring(delta, packed_value(at)));
+		tree_remove(delta->pool, &delta->data, &path);
+	}
+}
+
+void delta_chunk_mark(struct delta *delta, uint64_t chunk)
+{
+	struct path path;
+	struct packed *at = tree_seek(delta->pool, &delta->data, chunk * CHUNK_BLOCKS, &path);
+
+	assert(at && chunk_of(packed_block(at)) == chunk);
+	at->block_high |= MARKED;
 }

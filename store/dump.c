@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store dump: superblock, roots, volumes, tail and ring as text, for people who look at a store that
+ * store dump: superblock, roots, volumes, tail, runs and ring as text, for people who look at a store that
  * does not open. One line per object, `kind key=value ...`; what is bad says so and the rest goes on.
  *
  * D1 It shows what the newest good root says, whether or not the store would open with it.
@@ -11,9 +11,10 @@
 #include <stdlib.h>
 
 #include "store/offline.h"
+#include "store/run_table.h"
 #include "store/store.h"
 
-#define DUMP_LINE_BYTES 480u
+#define DUMP_LINE_BYTES 640u
 
 typedef unsigned long long ull;
 
@@ -68,10 +69,11 @@ static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)
 		return;
 	}
 	say(d,
-	    "root slot=%u copy=%u place=%llu state=%s generation=%llu incarnation=%llu salt=%016llx "
+	    "root slot=%u copy=%u place=%llu state=%s generation=%llu incarnation=%llu "
+	    "salt=%016llx "
 	    "ring_position=%llu batch_no=%llu durable_prefix=%llu time_ms=%llu volumes=%llu "
 	    "tail_records=%llu live_blocks=%llu node_next=%llu features=0x%x volume_table=%llu "
-	    "tail_table=%llu space_table=%llu",
+	    "tail_table=%llu space_table=%llu run_table=%llu run_entries=%llu run_live=%llu",
 	    slot, copy, place,
 	    le64_get(r->generation) == le64_get(d->root->generation) ? "newest" : "good",
 	    (ull)le64_get(r->generation), (ull)le64_get(r->incarnation), (ull)le64_get(r->salt),
@@ -80,7 +82,9 @@ static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)
 	    (ull)le64_get(r->volume_count), (ull)le64_get(r->tail_records),
 	    (ull)le64_get(r->live_blocks), (ull)le64_get(r->node_next),
 	    le32_get(r->feature_required), (ull)le64_get(r->volumes.place),
-	    (ull)le64_get(r->tail.place), (ull)le64_get(r->space.place));
+	    (ull)le64_get(r->tail.place), (ull)le64_get(r->space.place),
+	    (ull)le64_get(r->runs.place), (ull)le64_get(r->run_entries),
+	    (ull)le64_get(r->run_live));
 }
 
 /* ---- tables ---- */
@@ -95,14 +99,16 @@ static void dump_volume(struct dump *d, const struct volume_entry *v)
 	say(d,
 	    "volume slot=%u uuid=%s shard=%u replica=%s size_blocks=%llu promised=%llu "
 	    "log_epoch=%llu last_seq=%llu last_hash=%016llx map_seq=%llu used_blocks=%llu "
-	    "index=%llu levels=%u head_node=%u other_node=%u lease_boot_id=%llu%s%s%s",
+	    "settled_seq=%llu index=%llu levels=%u head_node=%u other_node=%u "
+	    "lease_boot_id=%llu%s%s%s",
 	    le32_get(v->slot), volume, le32_get(v->shard), replica, (ull)le64_get(v->size_blocks),
 	    (ull)le64_get(v->promised), (ull)le64_get(v->log_epoch), (ull)le64_get(v->last_seq),
 	    (ull)le64_get(v->last_hash), (ull)le64_get(v->commit_seq),
-	    (ull)le64_get(v->used_blocks), (ull)le64_get(v->index_root.place),
-	    le32_get(v->index_levels), le32_get(v->head_node), le32_get(v->shadow_node),
-	    (ull)le64_get(v->lease_boot_id), flags & VOLUME_DELETING ? " deleting" : "",
-	    flags & VOLUME_SUSPECT ? " suspect" : "", flags & VOLUME_SHADOW ? " shadow" : "");
+	    (ull)le64_get(v->used_blocks), (ull)le64_get(v->settled_seq),
+	    (ull)le64_get(v->index_root.place), le32_get(v->index_levels), le32_get(v->head_node),
+	    le32_get(v->shadow_node), (ull)le64_get(v->lease_boot_id),
+	    flags & VOLUME_DELETING ? " deleting" : "", flags & VOLUME_SUSPECT ? " suspect" : "",
+	    flags & VOLUME_SHADOW ? " shadow" : "");
 }
 
 static int dump_record(void *ctx, const struct log_record *r)
@@ -145,6 +151,25 @@ static void dump_tail_block(struct dump *d, const struct table_block *block)
 			return;
 		}
 		(void)dump_record(d, &record);
+	}
+}
+
+static void dump_run_block(struct dump *d, const struct table_block *block)
+{
+	uint32_t count;
+	const struct run_entry *entries = run_block_entries(block, &count);
+
+	if (!entries)
+		say(d, "run state=bad reason='%u entries in a block'", count);
+	for (uint32_t i = 0; entries && i < count; i++) {
+		const struct run_entry *e = &entries[i];
+		if (run_entry_voids(e))
+			say(d, "run node=%u chunk=%llu void", le32_get(e->node),
+			    (ull)le64_get(e->block) / 256);
+		else
+			say(d, "run node=%u block=%llu place=%llu seq=%llu crc32c=%08x",
+			    le32_get(e->node), (ull)le64_get(e->block), (ull)le64_get(e->place),
+			    (ull)le64_get(e->seq), le32_get(e->crc32c));
 	}
 }
 
@@ -222,6 +247,7 @@ static int dump_run(struct dump *d)
 		return 0;
 	dump_chain(d, d->root->volumes, TABLE_VOLUMES, dump_volume_block);
 	dump_chain(d, d->root->tail, TABLE_TAIL, dump_tail_block);
+	dump_chain(d, d->root->runs, TABLE_RUNS, dump_run_block);
 	return dump_ring(d);
 }
 

@@ -85,13 +85,16 @@ struct root {
 	struct block_ptr tail;	  /* chain, kind TABLE_TAIL */
 	struct block_ptr space;	  /* chain, kind TABLE_SPACE_DIR */
 	struct block_ptr keys;	  /* chain, kind TABLE_KEYS: none in this version */
+	struct block_ptr runs;	  /* chain, kind TABLE_RUNS */
 	le64 volume_count;
 	le64 tail_records;
 	le64 live_blocks; /* data area blocks marked in the space map */
 	le64 node_next;	  /* next tree node id of the store */
+	le64 run_entries; /* in the chain of TABLE_RUNS, void ones included */
+	le64 run_live;	  /* of those, what is not void */
 	le32 feature_required; /* bits this reader must know; unknown: refused by name */
 	le32 reserved0;
-	le64 reserved[16];
+	le64 reserved[12];
 };
 static_assert(sizeof(struct root) <= BLOCK_BYTES, "root fits a block");
 #define FEATURE_SEALED_PAGES 1u
@@ -142,7 +145,8 @@ enum record_op {
 	RECORD_LEASE = 20,	 /* body: boot id, term_ns */
 	RECORD_REPAIR = 21,	 /* address, length 1, crc, one extent; body: the place it replaces.
 				  * applied if crc and place are unchanged */
-	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; body: prev_hash */
+	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; commit_seq = the source's
+				  * settled_seq; body: prev_hash */
 	RECORD_SHADOW_DROP = 23,
 	RECORD_FILL = 24,	 /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
 				  * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
@@ -190,7 +194,8 @@ struct record_create {
 
 /* ---- tables: chains of TABLE blocks, newest root only ---- */
 
-enum table_kind { TABLE_VOLUMES = 1, TABLE_TAIL = 2, TABLE_SPACE_DIR = 3, TABLE_SPACE = 4, TABLE_KEYS = 5 };
+enum table_kind { TABLE_VOLUMES = 1, TABLE_TAIL = 2, TABLE_SPACE_DIR = 3, TABLE_SPACE = 4, TABLE_KEYS = 5,
+		  TABLE_RUNS = 6 };
 
 struct table_block {
 	struct block_header h; /* kind, count */
@@ -232,12 +237,29 @@ struct volume_entry {
 	le64 shadow_hash;
 	le64 shadow_fill_seq;	     /* highest at_seq of a fill */
 	le64 shadow_size_blocks;
+	le64 settled_seq; /* zeros up to here may have left no tombstone */
 };
-static_assert(sizeof(struct volume_entry) == 208, "volume_entry is disk format");
+static_assert(sizeof(struct volume_entry) == 216, "volume_entry is disk format");
 
 /* TABLE_TAIL entries are struct record (never INLINE: destaged), in log order; count is their bytes.
  * A chain is written front to back, each block pointing at the one before it: the pointer in the root
  * names the block that was written last, and a reader reverses the blocks. */
+
+/*
+ * TABLE_RUNS entries are committed changes of the map that no page holds yet, in the order in which checkpoints
+ * wrote them; each checkpoint puts its run behind the chain of the root before, or writes the chain anew.
+ * Of a block's entries the highest seq counts, of equal ones the last. Place 0: what came before for the
+ * chunk that begins at `block` is void (it was folded); crc32c and seq are zero then.
+ */
+struct run_entry {
+	le32 node;  /* the head of a volume; one that is none, or whose volume is DELETING: void */
+	le32 crc32c;
+	le64 block; /* of the volume */
+	le64 place;
+	le64 seq;
+};
+static_assert(sizeof(struct run_entry) == 32, "run_entry is disk format");
+#define RUN_ENTRIES_MAX (TABLE_ENTRY_BYTES / sizeof(struct run_entry))
 
 /* TABLE_SPACE_DIR: block_ptr each, in order of the TABLE_SPACE blocks. TABLE_SPACE: segment_entry each. */
 struct segment_entry {

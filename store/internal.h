@@ -150,6 +150,7 @@ struct store_replica {
 	uint64_t lease_boot_id;
 	uint64_t lease_term_ns;
 	uint64_t checkpoint_seq;
+	uint64_t settled_seq;
 	uint64_t cut_applied_seq; /* applied_seq at the cut of the checkpoint that runs */
 	uint64_t cut_shadow_seq;  /* the same of the shadow's log */
 	uint64_t shadow_size_blocks;
@@ -295,6 +296,36 @@ struct bulk {
 
 /* ---- the store ---- */
 
+/* Places of table blocks. */
+struct place_list {
+	uint64_t *places;
+	uint32_t count, max;
+};
+
+/* A table being written front to back. */
+struct table_writer {
+	struct store *store;
+	struct co *co;
+	enum table_kind kind;
+	char *block;
+	struct place_list *places; /* of its blocks */
+	uint32_t used_bytes;
+	uint32_t count;
+	struct block_ptr last; /* none: nothing written yet */
+	int status;
+};
+
+/* The run table (runs.c). */
+struct runs {
+	struct map_runs sink; /* where the maps' entries go */
+	struct table_writer writer;
+	char *block;
+	struct block_ptr last;                /* of the chain */
+	struct place_list places;             /* of the chain */
+	uint64_t entries;                     /* of the chain */
+	struct map *maps[STORE_REPLICAS_MAX]; /* of the checkpoint that runs */
+};
+
 struct checkpoint {
 	struct co *co;
 	bool running;	/* past its cut, not yet durable */
@@ -302,6 +333,7 @@ struct checkpoint {
 	bool stopping;	/* leave the coroutine */
 	bool stopped;
 	struct env_timer timer;
+	bool fold_all;  /* space is short: the checkpoint that runs keeps nothing out of pages */
 	bool destaging; /* tail entries with ring places may not enter the map */
 	uint64_t requested; /* checkpoint numbers: wanted up to here */
 	uint64_t number;    /* of the one that runs, or ran last */
@@ -318,10 +350,9 @@ struct checkpoint {
 	char *block;  /* 4 blocks: table being built, root */
 	struct env_io io;
 	struct iovec iov;
-	/* places of the tables of the durable root, to be released by the next */
-	uint64_t *table_places;
-	uint64_t *table_places_next;
-	uint32_t table_count, table_count_next, table_max;
+	/* tables of the durable root, to be released by the next; the run table is none of them */
+	struct place_list tables, tables_next;
+	struct runs runs;
 };
 
 struct query {
@@ -517,6 +548,9 @@ void bulk_submit(struct store *store, struct store_op *op);
 void bulk_release(struct store *store, struct bulk *bulk);
 void bulk_fail_all(struct store *store);
 
+/* No room for a write of the largest entry that replaces nothing: checkpoints fold all, for what that gives back. */
+bool accept_room_short(struct store *store);
+
 /* ---- checkpoint.c, table.c ---- */
 
 int checkpoint_init(struct store *store);
@@ -533,26 +567,29 @@ int checkpoint_write(struct co *co, struct store *store, uint64_t incarnation, u
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks);
 
-/* A table being written front to back. */
-struct table_writer {
-	struct store *store;
-	struct co *co;
-	enum table_kind kind;
-	char *block;
-	uint32_t used_bytes;
-	uint32_t count;
-	struct block_ptr last; /* none: nothing written yet */
-	int status;
-};
 void table_begin(struct table_writer *w, struct co *co, struct store *store, enum table_kind kind,
-		 char *block);
+		 char *block, struct place_list *places);
 void table_add(struct table_writer *w, const void *bytes, uint32_t length_bytes);
 /* 0 and *ret (none when empty), or the first error. */
 int table_end(struct table_writer *w, struct block_ptr *ret);
-/* Reads a chain; fn gets each block front to back. -EBADMSG: a block does not match. */
+/* Reads a chain; fn gets each block front to back, places is told where they are. -EUCLEAN: a block does not
+ * match. */
 int table_read(struct co *co, struct store *store, const struct block_ptr *last,
-	       enum table_kind kind, int (*fn)(void *ctx, const struct table_block *block), void *ctx,
-	       struct err *err);
+	       enum table_kind kind, struct place_list *places,
+	       int (*fn)(void *ctx, const struct table_block *block), void *ctx, struct err *err);
+/* For the root being built; the list is empty then. */
+void place_list_unref(struct store *store, struct place_list *list);
+
+/* ---- runs.c ---- */
+
+int runs_init(struct store *store);
+void runs_free(struct store *store);
+/* Keeps and chooses: between the cut and the folds of a checkpoint. 0 or -errno. */
+int runs_keep(struct co *co, struct store *store);
+/* After the folds: the chain is whole, and the root names it. */
+int runs_write(struct co *co, struct store *store, struct root *root);
+struct replay;
+int runs_load(struct replay *replay, const struct root *root);
 
 /* ---- super.c ---- */
 

@@ -3,7 +3,8 @@
  * The map of one family: deltas, look-ups, shadow roles.
  *
  *   put/zero --> active --freeze--> frozen --fold--> pages and index (map_fold.c)
- *   look-up:     active, frozen, then index --> page through the cache
+ *                                      '--keep--> kept --fold--^     (map_keep.c)
+ *   look-up:     active, frozen, kept, then index --> page through the cache
  *
  * Two sides, one per node: the head's and the shadow's. A flip swaps which is which; neither deltas
  * nor pages move. Of a chunk's versions a node sees the one with the highest node not above its
@@ -32,6 +33,8 @@ struct map_pool *map_pool_create(struct env *env, struct env_disk *disk, struct 
 	pool->env = env;
 	pool->disk = disk;
 	pool->space = space;
+	pool->fold_entries = config->fold_entries;
+	pool->fold_above = MAP_FOLD_NONE;
 	list_init(&pool->waiters);
 	pool->cache = cache_create(env, disk, config->cache_bytes, &config->store_uuid);
 	pool->deltas = delta_pool_create(config->delta_bytes);
@@ -68,8 +71,14 @@ void map_pool_destroy(struct map_pool *pool)
 
 uint64_t map_pool_delta_bytes(const struct map_pool *pool)
 {
-	uint64_t used = delta_pool_used_bytes(pool->deltas);
-	return used > pool->frozen_bytes ? used - pool->frozen_bytes : 0;
+	uint64_t used = delta_pool_used_bytes(pool->deltas),
+		 other = pool->frozen_bytes + pool->kept_bytes;
+	return used > other ? used - other : 0;
+}
+
+bool map_pool_delta_due(const struct map_pool *pool)
+{
+	return map_pool_delta_bytes(pool) >= delta_pool_room_bytes(pool->deltas) / 4;
 }
 
 bool map_pool_delta_full(const struct map_pool *pool)
@@ -88,8 +97,13 @@ void map_pool_info(const struct map_pool *pool, struct map_pool_info *ret)
 {
 	*ret = (struct map_pool_info){.cache_bytes = cache_bytes(pool->cache),
 				      .delta_bytes_used = delta_pool_used_bytes(pool->deltas),
+				      .kept_bytes = pool->kept_bytes,
+				      .pages_read = pool->pages_read,
 				      .pages_written = pool->pages_written,
-				      .pages_lost = pool->pages_lost};
+				      .pages_lost = pool->pages_lost,
+				      .blocks_read =
+					      pool->pages_read + cache_blocks_read(pool->cache),
+				      .blocks_written = writer_blocks(pool->index.writer)};
 }
 
 struct pool_waiter {
@@ -139,6 +153,9 @@ struct map *map_create(struct map_pool *pool, const struct map_root *root)
 		delta_init(&map->sides[i].active, pool->deltas, pool->space);
 		delta_init(&map->sides[i].frozen, pool->deltas, pool->space);
 	}
+	delta_init(&map->kept, pool->deltas, pool->space);
+	map->kept.unref = DELTA_UNREF_THIS_ROOT;
+	map->tomb.any = true; /* who knows */
 	map->sides[0].node = root->head_node;
 	return map;
 }
@@ -153,6 +170,7 @@ void map_destroy(struct map *map)
 		delta_clear(&map->sides[i].active, false);
 		delta_clear(&map->sides[i].frozen, false);
 	}
+	map_kept_clear(map, false);
 	free(map);
 }
 
@@ -196,7 +214,7 @@ int map_zero(struct map *map, enum map_which which, uint64_t block, uint64_t len
 	return delta_zero(&side_of(map, which)->active, &entry);
 }
 
-void map_freeze(struct map *map)
+void map_freeze(struct map *map, bool fold_all, uint64_t settled_seq)
 {
 	if (map->damaged)
 		return;
@@ -209,6 +227,9 @@ void map_freeze(struct map *map)
 		map->pool->frozen_bytes += delta_bytes(&side->frozen);
 	}
 	map->frozen_busy = true;
+	bool alone = map->other_node == 0 && map->unordered == 0;
+	map->fold_all = fold_all || !alone; /* M5 */
+	map->tomb.settled_seq = alone ? settled_seq : 0;
 	map->fold_head = map->head;
 	map->fold_other_node = map->other_node;
 	map->fold_shadow_live = map->shadow_live;
@@ -435,6 +456,8 @@ bool map_lookup(struct map_lookup *lookup)
 	lookup->upper_seq = 0;
 	lookup->node = side->node;
 	lookup->wait = (struct cache_wait){.ready = lookup_ready};
+	if (lookup->which == MAP_HEAD)
+		lookup_overlay(lookup, &map->kept);
 	lookup_overlay(lookup, &side->frozen);
 	lookup_overlay(lookup, &side->active);
 	lookup->pending = !lookup_run(lookup);
@@ -456,15 +479,23 @@ static void lookup_co_done(struct map_lookup *lookup, int status)
 	co_resume(CONTAINER_OF(lookup, struct lookup_co, lookup)->co);
 }
 
+/* What the head's deltas say of a block, newest first. */
+static bool head_delta_find(const struct map *map, uint64_t block, struct delta_entry *ret)
+{
+	const struct map_side *side = &map->sides[map->head];
+
+	return delta_find(&side->active, block, ret) || delta_find(&side->frozen, block, ret) ||
+	       delta_find(&map->kept, block, ret);
+}
+
 /* True while the block's version cannot have changed since a look-up at `root` found it outside
  * deltas. */
 static bool version_stands(const struct map *map, const struct index_ptr *root, uint64_t block,
 			   uint64_t place, uint32_t crc)
 {
-	const struct map_side *side = &map->sides[map->head];
 	struct delta_entry entry;
 
-	if (delta_find(&side->active, block, &entry) || delta_find(&side->frozen, block, &entry))
+	if (head_delta_find(map, block, &entry))
 		return entry.place == place && entry.crc32c == crc;
 	return map->root.place == root->place;
 }
@@ -491,9 +522,7 @@ bool map_repair(struct co *co, struct map *map, uint64_t block, uint64_t expecte
 	bool same = version.place == expected_place && version.crc32c == expected_crc;
 	if (version.bad_page) {
 		struct delta_entry newer;
-		const struct map_side *side = &map->sides[map->head];
-		if (expected_place != 0 || delta_find(&side->active, block, &newer) ||
-		    delta_find(&side->frozen, block, &newer))
+		if (expected_place != 0 || head_delta_find(map, block, &newer))
 			return false;
 	} else if (!same || version.place == 0 ||
 		   !version_stands(map, &root, block, version.place, expected_crc)) {
@@ -513,8 +542,8 @@ int map_shadow_begin(struct map *map, uint32_t node)
 		return -EINVAL;
 	if (map->shadow_live || map->frozen_busy ||
 	    (map->other_node != 0 && map->other_node != node) || !delta_empty(&head->active) ||
-	    !delta_empty(&head->frozen) || !delta_empty(&other->active) ||
-	    !delta_empty(&other->frozen))
+	    !delta_empty(&head->frozen) || !delta_empty(&map->kept) ||
+	    !delta_empty(&other->active) || !delta_empty(&other->frozen))
 		return -EBUSY;
 	other->node = node;
 	map->other_node = node;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Folding frozen deltas into pages.
+ * Folding frozen deltas, and what was chosen of the kept ones (map_keep.c), into pages.
  *
  *   per side: next chunk with changes -> gather up to 64 -> read their pages at once
  *             -> merge, write new pages -> index changes -> (2048 of them) one pass over the index
  *
  * F1  Old pages and index blocks stay as they are; new ones go to new places. The map's root is
- * switched at the end, so look-ups meanwhile use old root + frozen + active, which together are the
- * truth. F2  Per block the higher seq wins; at equal seq the delta (a repair, or the same entry
+ * switched at the end, so look-ups meanwhile use old root + kept + frozen + active, which together are
+ * the truth. F2  Per block the higher seq wins; at equal seq the delta (a repair, or the same entry
  * folded twice). A LOST block always loses. A saturated age counts as its upper bound; a shadow
  * must not be filled from a state more than 2^24 entries older than its newest entry. F3  A place
  * is given up exactly once. Under a live shadow the shadow's pages share places with the head's,
@@ -29,6 +29,8 @@ struct fold {
 	struct map *map;
 	struct map_pool *pool;
 	const struct delta *delta;
+	struct map *keeper;  /* of `kept`: the head's fold; NULL: the other node's */
+	uint64_t kept_chunk; /* the next one chosen: at or above where the fold is */
 	uint32_t node;
 	bool shadow; /* a live one: shares pages with the head */
 };
@@ -82,6 +84,7 @@ void map_gather_read(struct co *co, struct map_pool *pool, uint32_t count)
 			}
 			struct batch_io_part part = {item->place, 1, block, &g->status[k]};
 			batch_io_submit(co, pool->reads, ENV_IO_READ, &part);
+			pool->pages_read++;
 		}
 	}
 	(void)batch_io_wait(co, pool->reads, 0); /* each page has its own status */
@@ -129,7 +132,7 @@ int map_changes_apply(struct co *co, struct map *map)
 
 /* ---- which chunks ---- */
 
-/* Whole chunks of a zero extent: for a head only those that the index knows. */
+/* Whole chunks of a zero extent: for a head only those that the index or kept knows. */
 static int whole_chunks_next(struct fold *f, uint64_t chunk, uint64_t whole_end, uint64_t *ret)
 {
 	struct index_query query = {.key = index_key(chunk, 0)};
@@ -140,24 +143,30 @@ static int whole_chunks_next(struct fold *f, uint64_t chunk, uint64_t whole_end,
 		return 0;
 	}
 	int rc = index_seek(f->co, &f->pool->index, &f->map->root, &query, &item);
-	if (rc == -EIO)
-		return -EBADMSG;
-	if (rc < 0)
-		return rc;
-	if (index_key_chunk(item.key) >= whole_end)
+	if (rc < 0 && rc != -ENODATA)
+		return rc == -EIO ? -EBADMSG : rc;
+	uint64_t best = rc == 0 ? index_key_chunk(item.key) : UINT64_MAX;
+	struct delta_entry entry;
+	if (f->keeper && delta_data_seek(&f->keeper->kept, chunk * CHUNK_BLOCKS, &entry))
+		best = MIN(best, entry.block / CHUNK_BLOCKS);
+	if (best >= whole_end)
 		return -ENODATA;
-	*ret = index_key_chunk(item.key);
+	*ret = best;
 	return 0;
 }
 
-/* The first chunk at or above `from` that the frozen delta changes. 0, -ENODATA, -EBADMSG. */
+/* The first chunk at or above `from` that the frozen delta changes, or that is chosen of what is kept. 0,
+ * -ENODATA, -EBADMSG. */
 static int chunk_next(struct fold *f, uint64_t from, uint64_t *ret)
 {
 	struct delta_entry entry;
-	uint64_t best = UINT64_MAX, at = from * CHUNK_BLOCKS;
+	uint64_t best, at = from * CHUNK_BLOCKS;
 
+	if (f->kept_chunk < from)
+		f->kept_chunk = map_kept_chosen(f->co, f->pool, f->keeper, from);
+	best = f->kept_chunk;
 	if (delta_data_seek(f->delta, at, &entry))
-		best = entry.block / CHUNK_BLOCKS;
+		best = MIN(best, entry.block / CHUNK_BLOCKS);
 	while (delta_zero_seek(f->delta, at, &entry)) {
 		uint64_t first = MAX(entry.block, at), end = entry.block + entry.length_blocks;
 		uint64_t chunk = first / CHUNK_BLOCKS, whole_end = end / CHUNK_BLOCKS, found;
@@ -189,6 +198,7 @@ struct merge {
 	const struct page_image
 		*shared;               /* the head's page under a shadow; NULL: nothing is shared */
 	bool shared_unknown;           /* it cannot be read: give up nothing */
+	bool referenced;               /* the delta's places are: it is kept */
 	const struct index_item *base; /* the version this node sees; NULL: none */
 	bool base_own;                 /* it is this node's, or nobody else needs it */
 };
@@ -231,17 +241,17 @@ static void merge_data(struct merge *m, uint32_t i, const struct delta_entry *en
 	}
 	if (block->place != entry->place)
 		place_give_up(m, i, block->place);
-	space_ref(m->f->pool->space, entry->place, 1);
+	if (!m->referenced)
+		space_ref(m->f->pool->space, entry->place, 1);
 	*block = (struct page_block){.place = entry->place,
 				     .seq = entry->seq,
 				     .crc32c = entry->crc32c,
 				     .flags = PAGE_ENTRY_DATA};
 }
 
-/* Applies the delta; true when one extent alone zeroed the whole chunk. */
-static bool merge_delta(struct merge *m)
+/* Applies a delta; true when one extent alone zeroed the whole chunk. */
+static bool merge_delta(struct merge *m, const struct delta *delta)
 {
-	const struct delta *delta = m->f->delta;
 	uint64_t start = (uint64_t)m->g->chunk * CHUNK_BLOCKS, end = start + CHUNK_BLOCKS;
 	struct delta_entry entry;
 	struct delta_cursor cursor;
@@ -338,6 +348,8 @@ static int merge_finish(struct merge *m, bool uniform_zero, bool to_cache)
 	bool tombstone = uniform_zero || (live == 0 && !m->f->shadow && map->unordered == 0);
 	if (!tombstone)
 		rc = page_write(m, &item, to_cache);
+	else
+		map->tomb.any = map->tomb.left = true;
 	if (rc < 0)
 		return rc;
 	if (m->base_own) {
@@ -378,7 +390,14 @@ static int chunk_merge(struct fold *f, uint32_t i)
 		}
 	}
 	merge_base(&m, pool_block(f->pool, 2 * i + at), m.base ? g->status[at] : 1);
-	bool uniform_zero = merge_delta(&m);
+	if (f->keeper && delta_chunk_count(&f->keeper->kept, g->chunk) > 0) {
+		m.referenced = true;
+		(void)merge_delta(&m, &f->keeper->kept);
+		m.referenced = false;
+		delta_chunk_mark(&f->keeper->kept, g->chunk);
+		f->keeper->kept_marked++;
+	}
+	bool uniform_zero = merge_delta(&m, f->delta);
 	return merge_finish(&m, uniform_zero, m.base && g->cached[at]);
 }
 
@@ -480,15 +499,22 @@ static int fold_work(struct co *co, struct map *map, struct map *work)
 
 	for (uint32_t k = 0; k < 2 && rc == 0; k++) {
 		uint32_t side = k == 0 ? map->fold_head : map->fold_head ^ 1;
+		bool keeps = k == 0 && !delta_empty(&map->kept);
 		struct fold f = {.co = co,
 				 .map = work,
 				 .pool = map->pool,
 				 .delta = &map->sides[side].frozen,
+				 .keeper = keeps ? map : NULL,
+				 .kept_chunk = UINT64_MAX,
 				 .node = map->sides[side].node,
 				 .shadow = k == 1 && map->fold_shadow_live};
-		if (!delta_empty(f.delta))
+		if (keeps)
+			f.kept_chunk = map_kept_chosen(co, map->pool, map, 0);
+		if (!delta_empty(f.delta) || f.kept_chunk != UINT64_MAX)
 			rc = fold_side(&f);
 	}
+	if (rc == 0)
+		rc = map_tombs_drop(co, work);
 	struct index_item sums = {0};
 	int sums_rc = index_sums(co, &map->pool->index, &work->root, &sums);
 	if (sums_rc == 0) {
@@ -498,7 +524,7 @@ static int fold_work(struct co *co, struct map *map, struct map *work)
 	return rc;
 }
 
-int map_fold(struct co *co, struct map *map)
+int map_fold(struct co *co, struct map *map, const struct map_runs *runs)
 {
 	struct map work;
 
@@ -513,6 +539,8 @@ int map_fold(struct co *co, struct map *map)
 		map->used_blocks = work.used_blocks;
 		map->highest_seq = work.highest_seq;
 		map->digest = work.digest;
+		map->tomb = work.tomb;
+		map_kept_sweep(co, map, runs);
 	}
 	if (rc == 0)
 		fold_finish(map);

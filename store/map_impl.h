@@ -9,6 +9,7 @@
 #define GATHER_MAX   64u   /* chunks worked on at once: reads in parallel */
 #define CHANGES_MAX  2048u /* index changes applied in one pass */
 #define CHUNK_BLOCKS 256u
+#define MAP_FOLD_NONE CHUNK_BLOCKS /* fold_above: no chunk has more */
 
 /* One chunk's entries: the head's and the other node's version. */
 struct group {
@@ -51,6 +52,7 @@ struct map_scratch {
 	uint32_t change_count;
 	struct page_image image;
 	struct page_image shared;
+	uint64_t kept_chunks[CHUNK_BLOCKS + 1]; /* [n]: chunks with n kept entries */
 };
 
 struct map_pool {
@@ -63,8 +65,13 @@ struct map_pool {
 	struct batch_io *reads;
 	struct map_scratch *scratch;
 	uint8_t *blocks; /* POOL_BLOCKS read buffers */
-	uint64_t frozen_bytes;
-	uint64_t pages_written, pages_lost;
+	uint64_t frozen_bytes, kept_bytes;
+	uint32_t fold_entries; /* map_pool_config */
+	/* map_pool_choose(): kept chunks with more entries than fold_above are folded, and fold_budget of
+	 * those with just so many */
+	uint32_t fold_above;
+	uint64_t fold_budget;
+	uint64_t pages_read, pages_written, pages_lost;
 	bool busy; /* one destage, fold or trim at a time */
 	struct list waiters;
 };
@@ -76,6 +83,15 @@ struct map_side {
 	struct delta frozen;
 };
 
+/* Dropping tombstones: a pass over the index, some entries in each fold (map_trim.c). */
+struct map_tomb {
+	uint64_t settled_seq; /* of the fold under way; 0: none may go */
+	uint64_t pass_seq;    /* what the pass drops: up to here */
+	uint64_t key;         /* where it goes on; 0: no pass is under way */
+	bool any;             /* there may be tombstones */
+	bool left;            /* the pass left some, or newer ones came */
+};
+
 struct map {
 	struct map_pool *pool;
 	struct index_ptr root;
@@ -83,11 +99,15 @@ struct map {
 	uint64_t highest_seq;
 	uint64_t digest;
 	struct map_side sides[2];
+	struct delta kept;    /* of the head */
+	uint64_t kept_marked; /* chunks that the fold under way takes */
 	uint32_t head;       /* which side */
 	uint32_t other_node; /* map_root.other_node */
 	bool shadow_live;
 	bool damaged;       /* an index block is rotten */
 	bool frozen_busy;   /* from map_freeze to the end of map_fold */
+	bool fold_all;      /* this fold keeps nothing */
+	struct map_tomb tomb;
 	uint32_t unordered; /* folds until deltas are newer than pages again (after an adoption) */
 	uint64_t trim_key;
 	/* as they were at map_freeze */
@@ -121,5 +141,16 @@ uint32_t map_group_trim(struct map *map, struct gathered *gathered, const void *
 int map_changes_apply(struct co *co, struct map *map);
 void map_change_set(struct map_pool *pool, const struct index_item *item);
 void map_change_remove(struct map_pool *pool, uint64_t key);
+
+/* N5: 0, -EBADMSG, -EIO. */
+int map_tombs_drop(struct co *co, struct map *map);
+
+/* The first kept chunk at or above `from` that is to be folded; UINT64_MAX: none. */
+uint64_t map_kept_chosen(struct co *co, struct map_pool *pool, const struct map *map,
+			 uint64_t from);
+/* What was marked leaves `kept`; runs is told. */
+void map_kept_sweep(struct co *co, struct map *map, const struct map_runs *runs);
+/* Gives up everything kept; its volume goes. */
+void map_kept_clear(struct map *map, bool unref);
 
 #endif

@@ -11,11 +11,16 @@
  * freed. N4  The root of a checkpoint names head and shadow as they were at its cut. Leftovers that
  * came to be after it wait for the next checkpoint. N3  Progress is durable with the root (the
  * entries are gone); the cursor in memory only saves time.
+ * N5  A tombstone tells a replica that was away that the chunk changed. Once every replica that counts is past
+ *     it (settled_seq), nobody needs to be told, and it goes. Not while there is a second node, where it
+ *     hides that node's version. Whoever resyncs from before settled_seq compares in full (PROTO-16).
  */
 #include <errno.h>
 
 #include "base/log.h"
 #include "store/map_impl.h"
+
+#define TOMB_ENTRIES 1024u /* looked at in one fold */
 
 /* Gives up the places of `gone` except those that `kept` (may be NULL) shares. */
 static void image_give_up(struct map_pool *pool, const struct page_image *gone,
@@ -117,6 +122,7 @@ static void trim_whole(struct map *map, uint32_t i)
 	for (uint32_t k = 0; k < g->group.count; k++) {
 		const struct index_item *item = &g->group.items[k];
 		map_change_remove(pool, item->key);
+		map->used_blocks -= MIN(map->used_blocks, (uint64_t)item->live_blocks);
 		if (item->place == 0)
 			continue;
 		known[k] = map_page_decode(pool, item, pool_block(pool, 2 * i + k), g->status[k],
@@ -196,11 +202,16 @@ int map_trim(struct co *co, struct map *map, bool delete_all, uint32_t pages_max
 	for (uint32_t i = 0; delete_all && i < 2; i++) {
 		if (map->frozen_busy)
 			map->pool->frozen_bytes -= delta_bytes(&map->sides[i].frozen);
+		/* The root being built names nothing of the volume; some places the one before did (its tail). */
+		map->sides[i].active.unref = DELTA_UNREF_THIS_ROOT;
+		map->sides[i].frozen.unref = DELTA_UNREF_THIS_ROOT;
 		delta_clear(&map->sides[i].active, true);
 		delta_clear(&map->sides[i].frozen, true);
 	}
-	if (delete_all)
+	if (delete_all) {
 		map->frozen_busy = false;
+		map_kept_clear(map, true);
+	}
 	map_pool_lock(co, map->pool);
 	uint32_t head = map->head;
 	int rc = trim_run(co, map, delete_all, pages_max);
@@ -218,4 +229,40 @@ int map_trim(struct co *co, struct map *map, bool delete_all, uint32_t pages_max
 	    delta_empty(&other->frozen))
 		map->other_node = 0;
 	return 0;
+}
+
+/* ---- tombstones ---- */
+
+int map_tombs_drop(struct co *co, struct map *map)
+{
+	const struct index_ctx *ctx = &map->pool->index;
+	struct map_tomb *t = &map->tomb;
+	struct index_query query = {.key = t->key};
+	struct index_item item;
+
+	if (t->settled_seq == 0)
+		return 0;
+	if (t->key == 0) {
+		if (!t->any || t->settled_seq <= t->pass_seq)
+			return 0;
+		t->pass_seq = t->settled_seq;
+		t->left = false;
+	}
+	for (uint32_t n = 0; n < TOMB_ENTRIES; n++) {
+		int rc = index_seek(co, ctx, &map->root, &query, &item);
+		if (rc == -ENODATA) {
+			t->any = t->left;
+			query.key = 0;
+			break;
+		}
+		if (rc < 0)
+			return rc == -EIO ? -EBADMSG : rc;
+		query.key = item.key + 1;
+		if (item.place == 0 && item.highest_seq <= t->pass_seq)
+			map_change_remove(map->pool, item.key);
+		else if (item.place == 0)
+			t->left = true;
+	}
+	t->key = query.key;
+	return map_changes_apply(co, map);
 }

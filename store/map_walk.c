@@ -5,7 +5,7 @@
  * K1  A walk holds a read token and a copy of the root, so no block it is about to read is reused.
  * What map_next_chunk() reports is right at some moment of the call. K2  A chunk is new since s
  * when its index entry or a delta entry (markers included) is, or when an extent newer than s
- * covers an index entry. Zeros over what was never written are nobody's news. K3  A fold that ends
+ * covers an index entry or an older delta's. Zeros over what was never written are nobody's news. K3  A fold that ends
  * meanwhile moves entries from a delta into a root that this walk does not have; so after a change
  * of the root it starts again.
  */
@@ -50,6 +50,25 @@ static bool entry_counts(const struct next *n, const struct delta_entry *entry)
 	return n->data ? entry->place != 0 : entry->seq > n->since_seq;
 }
 
+/* What a zero at or above chunk may cover: the first chunk that the index or an older delta knows. */
+static int next_covered(struct next *n, uint64_t chunk, uint64_t *ret)
+{
+	const struct delta *older[] = {&n->map->sides[n->map->head].frozen, &n->map->kept};
+	struct delta_entry entry;
+	int rc = next_in_index(n, chunk, INDEX_ANY, ret);
+
+	if (rc < 0 && rc != -ENODATA)
+		return rc;
+	for (uint32_t i = 0; i < ARRAY_LEN(older); i++) {
+		if (!delta_data_seek(older[i], chunk * CHUNK_BLOCKS, &entry))
+			continue;
+		uint64_t found = entry.block / CHUNK_BLOCKS;
+		*ret = rc == 0 ? MIN(*ret, found) : found;
+		rc = 0;
+	}
+	return rc;
+}
+
 /* Deltas of one generation: best is lowered when they have something below it. */
 static int next_in_delta(struct next *n, const struct delta *delta, uint64_t chunk, uint64_t *best)
 {
@@ -69,7 +88,7 @@ static int next_in_delta(struct next *n, const struct delta *delta, uint64_t chu
 		at = end;
 		if (entry.seq <= n->since_seq)
 			continue;
-		int rc = next_in_index(n, first, INDEX_ANY, &found);
+		int rc = next_covered(n, first, &found);
 		if (rc == -ENODATA)
 			break;
 		if (rc < 0)
@@ -123,6 +142,8 @@ static int next_candidate(struct next *n, uint64_t chunk, uint64_t *ret)
 	rc = next_in_delta(n, &head->active, chunk, &best);
 	if (rc == 0)
 		rc = next_in_delta(n, &head->frozen, chunk, &best);
+	if (rc == 0)
+		rc = next_in_delta(n, &n->map->kept, chunk, &best);
 	if (rc < 0)
 		return rc;
 	*ret = best;
@@ -280,6 +301,17 @@ static int walk_block(struct walk *w, const struct index_item *at, uint32_t leve
 	return findings;
 }
 
+/* In the run table, not in the index. */
+static void walk_kept(struct walk *w)
+{
+	struct delta_cursor cursor;
+	struct delta_entry entry;
+
+	delta_cursor_start(&cursor, &w->map->kept, 0);
+	while (delta_cursor_next(&cursor, &entry))
+		w->ref(w->ctx, entry.place, 1, true, entry.crc32c, entry.block);
+}
+
 int map_walk(struct co *co, struct map *map,
 	     void (*ref)(void *ctx, uint64_t place, uint32_t count, bool data, uint32_t crc,
 			 uint64_t block),
@@ -288,8 +320,6 @@ int map_walk(struct co *co, struct map *map,
 	struct index_item root = {.place = map->root.place, .crc32c = map->root.crc32c};
 	struct walk *w;
 
-	if (map->root.levels == 0)
-		return 0;
 	if (map->root.levels > INDEX_LEVELS_MAX) {
 		report(ctx, "map: the root has too many levels");
 		return -EUCLEAN;
@@ -303,7 +333,8 @@ int map_walk(struct co *co, struct map *map,
 	w->report = report;
 	w->ctx = ctx;
 	uint64_t token = space_read_begin(map->pool->space);
-	int findings = walk_block(w, &root, map->root.levels - 1);
+	int findings = map->root.levels > 0 ? walk_block(w, &root, map->root.levels - 1) : 0;
+	walk_kept(w);
 	space_read_end(map->pool->space, token);
 	free(w);
 	return findings ? -EUCLEAN : 0;

@@ -61,6 +61,7 @@ static int load_volume(struct replay *replay, const struct volume_entry *v)
 	r->suspect_until = le64_get(v->suspect_until);
 	r->lease_boot_id = le64_get(v->lease_boot_id);
 	r->lease_term_ns = (uint64_t)le32_get(v->lease_term_ms) * 1000000;
+	r->settled_seq = le64_get(v->settled_seq);
 	r->loaded_last_seq = le64_get(v->last_seq);
 	if (flags & VOLUME_SHADOW) {
 		int rc = map_shadow_begin(r->map, root.other_node);
@@ -114,29 +115,19 @@ static int load_tail(void *ctx, const struct table_block *block)
 	return 0;
 }
 
-/* The tables' places, noted by table_read, are the durable root's. */
-static void own_table_places(struct store *store)
-{
-	struct checkpoint *c = &store->checkpoint;
-	uint64_t *places = c->table_places;
-	c->table_places = c->table_places_next;
-	c->table_places_next = places;
-	c->table_count = c->table_count_next;
-	c->table_count_next = 0;
-}
-
 int replay_load_tables(struct replay *replay, const struct root *root)
 {
 	struct store *store = replay->store;
-	store->checkpoint.table_count_next = 0;
-	int rc = table_read(replay->co, store, &root->volumes, TABLE_VOLUMES, load_volumes, replay,
-			    replay->err);
+	struct place_list *places = &store->checkpoint.tables;
+	int rc = table_read(replay->co, store, &root->volumes, TABLE_VOLUMES, places, load_volumes,
+			    replay, replay->err);
 	if (rc == 0)
-		rc = table_read(replay->co, store, &root->tail, TABLE_TAIL, load_tail, replay,
-				replay->err);
+		rc = runs_load(replay, root);
+	if (rc == 0)
+		rc = table_read(replay->co, store, &root->tail, TABLE_TAIL, places, load_tail,
+				replay, replay->err);
 	if (rc < 0)
 		return rc;
-	own_table_places(store);
 	for (uint32_t i = 0; i < store->slot_end; i++) {
 		struct store_replica *r = store->slots[i];
 		if (r && !r->deleting && r->head.last_seq != r->loaded_last_seq)

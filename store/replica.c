@@ -624,6 +624,7 @@ int replica_apply_shadow_begin(struct store_replica *r, const struct log_record 
 	r->shadow_node = record->node;
 	r->shadow_epoch = record->epoch;
 	r->shadow_fill_seq = 0;
+	r->settled_seq = MAX(r->settled_seq, record->commit_seq);
 	r->shadow_size_blocks =
 		record->length_blocks ? record->length_blocks : r->spec.size_blocks;
 	return 0;

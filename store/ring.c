@@ -264,6 +264,7 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 		r.epoch = s->epoch;
 		r.seq = s->first_seq;
 		r.length_blocks = s->size_blocks;
+		r.commit_seq = s->settled_seq;
 		p->number = r.node;
 		body.shadow.prev_hash = le64_make(s->prev_hash);
 		r.body = &body;
@@ -560,6 +561,7 @@ static void apply_shadow_begin(struct store_op *op)
 		.epoch = s->epoch,
 		.seq = s->first_seq,
 		.length_blocks = s->size_blocks,
+		.commit_seq = s->settled_seq,
 		.body = &body,
 	};
 	int rc = replica_apply_shadow_begin(op->replica, &record);

@@ -698,6 +698,7 @@ void space_info(const struct space *space, struct space_info *ret)
 		.reserve_blocks = space->reserve,
 		.promised_blocks = (uint64_t)MAX(space->promised, 0),
 		.unref_errors = space->unref_errors,
+		.table_blocks_written = writer_blocks(space->writer),
 	};
 	for (uint32_t i = space->bucket_head[0]; i != SEGMENT_NONE; i = space->segments[i].next)
 		ret->free_segments++;

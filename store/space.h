@@ -103,6 +103,7 @@ struct space_info {
 	uint64_t unref_errors; /* unreferenced though free or pinned: corruption or a bug, ignored */
 	uint64_t free_segments;
 	uint64_t written_blocks; /* frontier, for the superblock's hint */
+	uint64_t table_blocks_written; /* by space_write() */
 };
 /* First block of the data area; blocks of the device. */
 uint64_t space_data_start(const struct space *space);

@@ -115,6 +115,11 @@ void store_commit(struct store_replica *replica, uint64_t commit_seq)
 	replica_advance(replica);
 }
 
+void store_settle(struct store_replica *replica, uint64_t settled_seq)
+{
+	replica->settled_seq = MAX(replica->settled_seq, settled_seq);
+}
+
 /* ---- looking ---- */
 
 struct store_replica *store_replica_find(struct store *store, const struct uuid *volume_uuid,
@@ -165,6 +170,7 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.commit_hash = replica_commit_hash(r),
 		.floor_seq = r->head.floor_seq,
 		.checkpoint_seq = r->checkpoint_seq,
+		.settled_seq = r->settled_seq,
 		.suspect = r->suspect,
 		.suspect_after = r->suspect_after,
 		.suspect_until = r->suspect_until,
@@ -180,7 +186,13 @@ void store_info(const struct store *store, struct store_info *ret)
 {
 	struct space_info space;
 	space_info(store->space, &space);
+	struct map_pool_info pool;
+	map_pool_info(store->pool, &pool);
 	*ret = store->counters;
+	ret->blocks_written += pool.blocks_written + space.table_blocks_written;
+	ret->pages_read = pool.pages_read;
+	ret->pages_written = pool.pages_written;
+	ret->map_blocks_read = pool.blocks_read;
 	ret->uuid = store->uuid;
 	ret->incarnation = store->incarnation;
 	ret->root_generation = store->root_generation;
@@ -190,7 +202,7 @@ void store_info(const struct store *store, struct store_info *ret)
 	ret->ring_blocks = store->ring_blocks;
 	ret->ring_used_blocks = ring_used_blocks(store);
 	ret->cache_bytes = store->config.cache_bytes;
-	ret->delta_bytes = map_pool_delta_bytes(store->pool);
+	ret->delta_bytes = pool.delta_bytes_used;
 	ret->replica_count = store->replica_count;
 	ret->failed = store->failed;
 }
@@ -296,6 +308,7 @@ void store_config_default(struct store_config *config)
 	*config = (struct store_config){
 		.cache_bytes = 16ull << 20,
 		.delta_bytes = 32ull << 20,
+		.fold_entries = 32,
 		.batches_in_flight_max = 4,
 		.batch_payload_bytes = 128u << 10,
 		.inline_payload_bytes = 32u << 10,
@@ -433,6 +446,7 @@ static int store_open_disk(struct co *co, struct store *store, struct err *err)
 	struct map_pool_config pool = {
 		.cache_bytes = store->config.cache_bytes,
 		.delta_bytes = store->config.delta_bytes,
+		.fold_entries = store->config.fold_entries,
 		.store_uuid = store->uuid,
 	};
 	store->space = space_create(store->env, store->disk, &geometry);

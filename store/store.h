@@ -54,7 +54,9 @@ int store_format(struct co *co, struct env *env, const char *path, const struct 
 
 struct store_config {
 	uint64_t cache_bytes;		/* map page cache; default 16 MiB */
-	uint64_t delta_bytes;		/* both delta generations; default 32 MiB */
+	uint64_t delta_bytes;		/* changes of the map that are not in pages; default 32 MiB */
+	uint32_t fold_entries;		/* a checkpoint writes the page of a chunk with so many of them (1: of each);
+					 * the others stay in memory and in the run table, within delta_bytes; default 32 */
 	uint32_t batches_in_flight_max; /* default 4 */
 	uint32_t batch_payload_bytes;	/* redirected batch target; default 128 KiB */
 	uint32_t inline_payload_bytes;	/* at most this much payload goes inline; default 32 KiB */
@@ -97,7 +99,9 @@ struct store_info {
 	bool failed;
 	/* counters since open */
 	uint64_t batches, batches_inline, records, payload_blocks, pieces, checkpoints;
-	uint64_t blocks_written; /* everything that reached the device, in blocks */
+	uint64_t blocks_written; /* everything that was sent to the device, in blocks; not the prewriter's zeros */
+	uint64_t pages_read, pages_written; /* by checkpoints: map pages */
+	uint64_t map_blocks_read; /* map pages and index blocks, look-ups included */
 	uint64_t reads, read_blocks, crc_errors, io_slow;
 };
 void store_info(const struct store *store, struct store_info *ret);
@@ -131,7 +135,8 @@ struct store_replica_info {
 	uint64_t commit_seq;	/* K as far as known; <= L */
 	uint64_t commit_hash;	/* log hash at K */
 	uint64_t floor_seq;	/* entries above it can be read with store_log_read */
-	uint64_t checkpoint_seq;/* in the durable map */
+	uint64_t checkpoint_seq;/* in the durable map: K is never below it again */
+	uint64_t settled_seq;	/* store_settle(): zeros up to here may be missing in store_changes() */
 	bool suspect;		/* rot in the log: entries in (suspect_after, suspect_until] may be missing */
 	uint64_t suspect_after;
 	uint64_t suspect_until;
@@ -216,6 +221,12 @@ void store_append(struct store_replica *replica, struct store_append *append);
 /* The coordinator's commit point; in memory only, records carry it to disk. Never goes back. Ignored while
  * the log is of an older epoch than the promised one: the new coordinator's point is not about it. */
 void store_commit(struct store_replica *replica, uint64_t commit_seq);
+
+/*
+ * Every replica that counts holds entries up to settled_seq durably in its map: chunks that are all zeros since then
+ * need not be remembered as changed. In memory, durable with the checkpoint that forgets them. Never goes back.
+ */
+void store_settle(struct store_replica *replica, uint64_t settled_seq);
 
 /* PROMISE(epoch): -ESTALE unless epoch > P. Drops staged tails of older epochs. Witnessed when done. */
 struct store_promise {
@@ -316,8 +327,8 @@ void store_repair(struct store_replica *replica, struct store_repair *repair);
 
 /*
  * The first chunk at or after chunk_cursor whose committed state has a version above since_seq:
- * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out). No more:
- * -ENODATA. The payload is then read with store_read; a changed block shows by its crc.
+ * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out), which holds for the walk
+ * too. No more: -ENODATA, commit_seq all the same. Zeros of entries up to settled_seq may be left out. The payload is then read with store_read; a changed block shows by its crc.
  */
 struct store_changes {
 	struct store_op op;
@@ -343,6 +354,7 @@ struct store_shadow {
 	uint64_t first_seq; /* the live stream's first entry */
 	uint64_t prev_hash;
 	uint64_t size_blocks; /* of the volume before first_seq; 0: as the replica knows it */
+	uint64_t settled_seq; /* of what it is filled from; becomes the replica's when that is higher */
 };
 void store_shadow_begin(struct store_replica *replica, struct store_shadow *shadow);
 void store_shadow_drop(struct store_replica *replica, struct store_op *op);

@@ -4,38 +4,42 @@
  *
  * R1 Each block points at the one before it and knows its crc, so a chain is written in one pass; a reader
  *    goes from the last to the first and hands them out in order.
- * R2 The places of the durable root's tables are unreferenced when the next root is built.
+ * R2 The places of the durable root's tables are unreferenced when the next root is built. The run table's
+ *    chain is not: the next root's continues it (runs.c).
  */
 #include "store/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-void table_begin(struct table_writer *w, struct co *co, struct store *store, enum table_kind kind,
-		 char *block)
+static int place_note(struct place_list *list, uint64_t place)
 {
-	*w = (struct table_writer){.store = store, .co = co, .kind = kind, .block = block};
-	memset(block, 0, BLOCK_BYTES);
+	if (list->count == list->max) {
+		/* Checkpoints are not the data path; the array is kept for the next one. */
+		uint32_t max = list->max ? list->max * 2 : 64;
+		uint64_t *places = realloc(list->places, max * sizeof(uint64_t));
+		if (!places)
+			return -ENOMEM;
+		list->places = places;
+		list->max = max;
+	}
+	list->places[list->count++] = place;
+	return 0;
 }
 
-static int table_place_note(struct store *store, uint64_t place)
+void place_list_unref(struct store *store, struct place_list *list)
 {
-	struct checkpoint *c = &store->checkpoint;
-	if (c->table_count_next == c->table_max) {
-		/* Checkpoints are not the data path; the array is kept for the next one. */
-		uint32_t max = c->table_max ? c->table_max * 2 : 64;
-		uint64_t *now = realloc(c->table_places, max * sizeof(uint64_t));
-		if (!now)
-			return -ENOMEM;
-		c->table_places = now;
-		uint64_t *next = realloc(c->table_places_next, max * sizeof(uint64_t));
-		if (!next)
-			return -ENOMEM;
-		c->table_places_next = next;
-		c->table_max = max;
-	}
-	c->table_places_next[c->table_count_next++] = place;
-	return 0;
+	for (uint32_t i = 0; i < list->count; i++)
+		space_unref(store->space, list->places[i], 1, true);
+	list->count = 0;
+}
+
+void table_begin(struct table_writer *w, struct co *co, struct store *store, enum table_kind kind,
+		 char *block, struct place_list *places)
+{
+	*w = (struct table_writer){
+		.store = store, .co = co, .kind = kind, .block = block, .places = places};
+	memset(block, 0, BLOCK_BYTES);
 }
 
 static void table_flush(struct table_writer *w)
@@ -50,7 +54,7 @@ static void table_flush(struct table_writer *w)
 	((struct table_block *)w->block)->next = w->last;
 	uint32_t crc = block_seal(w->block, MAGIC_TABLE, (uint16_t)w->kind, w->count, &store->uuid);
 	space_ref(store->space, extent.place, 1);
-	w->status = table_place_note(store, extent.place);
+	w->status = place_note(w->places, extent.place);
 	if (w->status == 0)
 		w->status = store_io(w->co, store, ENV_IO_WRITE, 0, extent.place, w->block, 1);
 	w->last = (struct block_ptr){.place = le64_make(extent.place), .crc32c = le32_make(crc)};
@@ -63,6 +67,8 @@ void table_add(struct table_writer *w, const void *bytes, uint32_t length_bytes)
 	assert(length_bytes <= TABLE_ENTRY_BYTES);
 	if (w->used_bytes + length_bytes > TABLE_ENTRY_BYTES)
 		table_flush(w);
+	if (w->status < 0)
+		return; /* table_end() says it */
 	memcpy(w->block + sizeof(struct table_block) + w->used_bytes, bytes, length_bytes);
 	w->used_bytes += length_bytes;
 	w->count += w->kind == TABLE_TAIL ? length_bytes : 1;
@@ -87,7 +93,7 @@ struct chain {
 };
 
 static int chain_load(struct co *co, struct store *store, struct block_ptr at, enum table_kind kind,
-		      struct chain *chain, struct err *err)
+		      struct chain *chain, struct place_list *places, struct err *err)
 {
 	uint64_t chain_max = store->size_blocks - store->data_start;
 	while (le64_get(at.place) != 0) {
@@ -115,7 +121,7 @@ static int chain_load(struct co *co, struct store *store, struct block_ptr at, e
 			return err_set(err, -EUCLEAN, "table %d: block %llu does not match its crc",
 				       (int)kind, (unsigned long long)place);
 		memcpy(chain->blocks + (size_t)chain->count++ * BLOCK_BYTES, io_block, BLOCK_BYTES);
-		rc = table_place_note(store, place);
+		rc = place_note(places, place);
 		if (rc < 0)
 			return err_set(err, rc, "table %d: out of memory", (int)kind);
 		at = t->next;
@@ -124,11 +130,11 @@ static int chain_load(struct co *co, struct store *store, struct block_ptr at, e
 }
 
 int table_read(struct co *co, struct store *store, const struct block_ptr *last,
-	       enum table_kind kind, int (*fn)(void *ctx, const struct table_block *block), void *ctx,
-	       struct err *err)
+	       enum table_kind kind, struct place_list *places,
+	       int (*fn)(void *ctx, const struct table_block *block), void *ctx, struct err *err)
 {
 	struct chain chain = {0};
-	int rc = chain_load(co, store, *last, kind, &chain, err);
+	int rc = chain_load(co, store, *last, kind, &chain, places, err);
 	for (uint32_t i = chain.count; i > 0 && rc == 0; i--)
 		rc = fn(ctx, (const struct table_block *)(chain.blocks + (size_t)(i - 1) * BLOCK_BYTES));
 	free(take(store->table_chain));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Blocks of the store: descriptors with their records, pages, index blocks, single records. The
+ * Blocks of the store: descriptors with their records, pages, index blocks, run tables, single records. The
  * first byte chooses; the rest is the block, and its header and crc are made right here, so that
  * the decoder behind the checksum is what is tested. A page that is accepted must survive encoding.
  */
@@ -10,6 +10,7 @@
 #include "store/index.h"
 #include "store/meta_block.h"
 #include "store/page.h"
+#include "store/run_table.h"
 #include "tests/fuzz/fuzz.h"
 
 static const struct uuid store_uuid = {{7}};
@@ -106,6 +107,22 @@ static void try_index(uint8_t *block)
 	}
 }
 
+static void try_runs(uint8_t *block)
+{
+	struct table_block *table = (struct table_block *)(void *)block;
+	uint32_t count;
+	block_seal(block, MAGIC_TABLE, TABLE_RUNS, le32_get(table->h.count), &store_uuid);
+	const struct run_entry *entries = run_block_entries(table, &count);
+	for (uint32_t i = 0; entries && i < count; i++) {
+		if (!run_entry_valid(&entries[i], bounds.data_start, bounds.end))
+			continue;
+		FUZZ_CHECK(le64_get(entries[i].block) < RUN_BLOCK_MAX);
+		FUZZ_CHECK(run_entry_voids(&entries[i]) ||
+			   (le64_get(entries[i].place) >= bounds.data_start &&
+			    le64_get(entries[i].place) < bounds.end));
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
 	if (bytes < 1 || bytes > BLOCK_BYTES + 1)
@@ -124,6 +141,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		try_desc(block);
 	else if (data[0] == 'p')
 		try_page(block);
+	else if (data[0] == 'u')
+		try_runs(block);
 	else
 		try_index(block);
 	free(block);

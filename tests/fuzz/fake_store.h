@@ -301,6 +301,11 @@ void store_commit(struct store_replica *replica, uint64_t commit_seq)
 	replica->info.commit_seq = MAX(replica->info.commit_seq, commit_seq);
 }
 
+void store_settle(struct store_replica *replica, uint64_t settled_seq)
+{
+	replica->info.settled_seq = MAX(replica->info.settled_seq, settled_seq);
+}
+
 void store_promise(struct store_replica *replica, struct store_promise *promise)
 {
 	submit(replica->store, replica, &promise->op, PROMISE);

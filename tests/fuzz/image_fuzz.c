@@ -184,6 +184,8 @@ static void config_fill(struct store_config *config)
 	config->cache_bytes = 1 << 20;
 	config->delta_bytes = 1 << 20;
 	config->log_records_max = 1024;
+	config->fold_entries =
+		3 * ENTRY_BLOCKS; /* of four chunks one is folded, three are in the run table */
 }
 
 /* ---- making it ---- */

@@ -122,6 +122,7 @@ struct world {
 	bool is_healing;
 	uint64_t reads, writes, unknown, opens, lost_events;
 	bool has_data_loss;
+	bool zeros_to_end; /* run_discard: the range goes to the volume's end, the writes before it */
 };
 
 static void must(bool holds, const char *what)
@@ -978,6 +979,164 @@ static uint64_t run_data_loss(uint64_t seed)
 }
 #endif
 
+/* ---- a discarded range and a replica that did not see it (PROTO-16) ---- */
+
+static void do_io(struct world *w, uint32_t op, uint64_t address, uint64_t length)
+{
+	struct check *c = calloc(1, sizeof(*c));
+	c->client.gateway = &w->gateways[0];
+	c->client.started_ns = sim_now_ns(w->sim);
+	c->client.first_id = w->next_id;
+	c->client.iov[0] =
+		(struct iovec){c->client.buf, MIN(length, (uint64_t)IO_BLOCKS_MAX) * BLOCK_BYTES};
+	c->client.iov[1].iov_len = length;
+	c->client.request = (struct coordinator_request){
+		.op = op,
+		.address_blocks = address,
+		.length_blocks = length,
+		.iov = c->client.iov,
+		.iov_count = 1,
+		.done = check_done,
+		.bad_block = address,
+	};
+	for (uint64_t i = 0; i < length; i++) {
+		uint64_t id = op == COORDINATOR_ZERO ? 0 : w->next_id++;
+		history_add(w, address + i, id);
+		if (op == COORDINATOR_WRITE)
+			block_fill(c->client.buf + i * BLOCK_BYTES, id, address + i);
+	}
+	coordinator_submit(w->gateways[0].coordinator, &c->client.request);
+	must(sim_run_flag(w->sim, &c->done, 30 * SIM_S) == 0 && c->status == 0,
+	     "a write does not end");
+	client_outcome(&c->client, 0);
+	free(c);
+}
+
+struct checkpointed {
+	struct store_op op;
+	bool done;
+};
+
+static void checkpoint_done(struct store_op *op, int status)
+{
+	(void)status;
+	CONTAINER_OF(op, struct checkpointed, op)->done = true;
+}
+
+/* Some entries elsewhere, checkpoints everywhere: logs are trimmed, and what every voter has is settled. */
+static void move_on(struct world *w)
+{
+	for (uint32_t round = 0; round < 6; round++) {
+		for (uint32_t i = 0; i < 4; i++)
+			do_io(w, COORDINATOR_WRITE, (w->zeros_to_end ? 0 : 600) + i * 8, 8);
+		sim_run_for(w->sim, 30 * SIM_MS);
+		for (uint32_t i = 0; i < NODES; i++) {
+			struct checkpointed c = {.op.done = checkpoint_done};
+			if (!w->hosts[i].is_up)
+				continue;
+			store_checkpoint(w->hosts[i].store, &c.op);
+			must(sim_run_flag(w->sim, &c.done, 30 * SIM_S) == 0, "a checkpoint hangs");
+		}
+	}
+}
+
+static uint64_t settled_seq(struct host *h)
+{
+	struct uuid volume_uuid = {{7}};
+	struct store_replica_info info;
+	store_replica_info(store_replica_find(h->store, &volume_uuid, 0), &info);
+	return info.settled_seq;
+}
+
+static void all_live(struct world *w)
+{
+	must(sim_run(w->sim, is_converged, w, 60 * SIM_S) == 0, "the volume does not converge");
+}
+
+static uint64_t zero_range(struct world *w)
+{
+	struct coordinator_info info;
+	/* One or two whole chunks, and parts of others. */
+	do_io(w, COORDINATOR_ZERO, 200, w->zeros_to_end ? VOLUME_BLOCKS - 200 : 350);
+	coordinator_info(w->gateways[0].coordinator, &info);
+	return info.last_seq;
+}
+
+static void discard_away(struct world *w, struct host *h)
+{
+	host_kill(h);
+	uint64_t zero_seq = zero_range(w);
+	move_on(w);
+	for (uint32_t i = 0; i < NODES; i++)
+		must(&w->hosts[i] == h || settled_seq(&w->hosts[i]) < zero_seq,
+		     "zeros were settled that a voter lacks");
+	host_restart(h);
+	all_live(w);
+	move_on(w);
+	for (uint32_t i = 0; i < NODES; i++)
+		must(settled_seq(&w->hosts[i]) >= zero_seq, "what every voter has is not settled");
+}
+
+#ifdef SIM_REAL_STORE
+/* Its disk is as it was before, and the zeros that it once acknowledged have left no trace elsewhere. */
+static void discard_rolled_back(struct world *w, struct host *h, bool is_forgotten)
+{
+	char path[32];
+	host_path(h, path);
+	host_kill(h);
+	struct sim_disk *disk = sim_disk_find(w->sim, path);
+	struct sim_image *image = sim_image_clone(sim_disk_current(disk));
+	host_restart(h);
+	all_live(w);
+	uint64_t zero_seq = zero_range(w);
+	move_on(w);
+	for (uint32_t i = 0; i < NODES; i++)
+		must(settled_seq(&w->hosts[i]) >= zero_seq, "what every voter has is not settled");
+	host_kill(h);
+	sim_disk_image_set(disk, image);
+	sim_image_free(image);
+	struct gateway *g = &w->gateways[0];
+	if (is_forgotten) { /* a new coordinator does not know what it acknowledged */
+		gateway_kill(g);
+		sim_process_kill(g->process, SIM_KILL_PROCESS);
+		sim_process_restart(g->process);
+		gateway_start(g);
+		sim_run_for(w->sim, 3 * SIM_S);
+	}
+	host_restart(h);
+}
+#endif
+
+static uint64_t run_discard(uint64_t seed)
+{
+	struct world *w = world_create(seed);
+	link_faults(w, 0);
+	w->fake.checkpoint_ppm = 500000;
+	w->fake.keep_entries = 0;
+	w->zeros_to_end = sim_rng_below(&w->rng, 2);
+	sim_run_for(w->sim, 500 * SIM_MS);
+	w->quiet = true;
+	all_live(w);
+	for (uint64_t at = 192; at < 560; at += 24)
+		do_io(w, COORDINATOR_WRITE, at, 8);
+	move_on(w);
+	struct host *h = any_host(w);
+#ifdef SIM_REAL_STORE
+	if (seed % 3 != 0)
+		discard_rolled_back(w, h, seed % 3 == 2);
+	else
+#endif
+		discard_away(w, h);
+	world_finish(w);
+#ifndef SIM_REAL_STORE
+	must(w->fake.forgotten > 0, "nothing was forgotten");
+#endif
+	uint64_t hash = sim_trace_hash(w->sim);
+	world_stop(w);
+	free(w);
+	return hash;
+}
+
 static void log_drop(void *ctx, enum log_level level, const char *line)
 {
 	(void)ctx;
@@ -994,9 +1153,11 @@ static bool run_seed(uint64_t seed)
 		if (getenv("SIM_LOG") == NULL)
 			log_sink_set(log_drop, NULL);
 #ifdef SIM_REAL_STORE
-		uint64_t (*run)(uint64_t) = run_chaos;
+		uint64_t (*run)(uint64_t) = seed % 4 == 1 ? run_chaos : run_discard;
 #else
-		uint64_t (*run)(uint64_t) = seed % 10 == 9 ? run_data_loss : run_chaos;
+		uint64_t (*run)(uint64_t) = seed % 10 == 9   ? run_data_loss
+					    : seed % 10 == 8 ? run_discard
+							     : run_chaos;
 #endif
 		uint64_t hash = run(seed);
 		if (seed % 10 == 0)

@@ -10,7 +10,7 @@
 
 #define REPORT_BYTES 8192
 
-/* A store that has everything: two volumes, a map, a tail, a ring with batches after the root. */
+/* A store that has everything: two volumes, a map, a run table, a tail, a ring with batches after the root. */
 struct bed {
 	struct rig *rig;
 	struct sim_image *image;
@@ -70,12 +70,14 @@ static void bed_look(struct bed *bed)
 static struct bed *bed_open(void)
 {
 	struct bed *bed = calloc(1, sizeof(*bed));
-	struct rig *rig = rig_start(7);
+	struct rig *rig = rig_start(9); /* fold_entries 32: volume 1 has fewer, volume 0 a zero */
 	bed->rig = rig;
 	bed->trailer = PLACE_RING + rig->params.ring_bytes / BLOCK_BYTES;
 	for (unsigned i = 0; i < 40; i++)
 		CHECK_EQ(rig_write(rig, i % 2, LOG_WRITE, i % 20, 1 + i % 3), 0);
 	CHECK_EQ(rig_write(rig, 0, LOG_ZERO, 30, 10), 0);
+	for (unsigned v = 0; v < 2; v++)
+		store_commit(rig->volumes[v].replica, rig->volumes[v].acked_seq);
 	rig->no_commit = true;
 	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 40, 2), 0);
 	CHECK_EQ(rig_checkpoint(rig), 0);
@@ -207,6 +209,7 @@ TEST(store_check, a_flipped_byte_in_each_table_is_named)
 	bed_get(bed, le64_get(bed->root.space.place), &dir, sizeof(dir));
 	rot_is_named(bed, le64_get(bed->root.volumes.place), 60, "volume table");
 	rot_is_named(bed, le64_get(bed->root.tail.place), 60, "tail table");
+	rot_is_named(bed, le64_get(bed->root.runs.place), 60, "run table");
 	rot_is_named(bed, le64_get(bed->root.space.place), 60, "space directory");
 	rot_is_named(bed, le64_get(dir.first.place), 60, "space table");
 	bed_close(bed);
@@ -340,6 +343,76 @@ TEST(store_check, a_place_that_two_blocks_refer_to_is_found)
 	bed_close(bed);
 }
 
+/* Changes the newest root's run table, crcs made to fit; checks; *what must be said. */
+static void runs_say(struct bed *bed, void (*change)(struct bed *bed, struct run_entry *entries),
+		     const char *what)
+{
+	_Alignas(8) char runs[BLOCK_BYTES], root[BLOCK_BYTES];
+	struct sim_image *whole = sim_image_clone(bed->image);
+	bed_get(bed, le64_get(bed->root.runs.place), runs, BLOCK_BYTES);
+	bed_get(bed, PLACE_ROOT_0 + bed->slot, root, BLOCK_BYTES);
+	struct root *r = (struct root *)root;
+	change(bed, (struct run_entry *)(runs + sizeof(struct table_block)));
+	r->runs.crc32c = le32_make(bed_put(bed, le64_get(bed->root.runs.place), runs));
+	bed_put(bed, PLACE_ROOT_0 + bed->slot, root);
+	bed_put(bed, bed->trailer + bed->slot, root);
+	bed_check(bed, true);
+	CHECK_EQ(bed->status, -EUCLEAN);
+	CHECK(strstr(bed->report, what), "no '%s' in: %s", what, bed->report);
+	sim_image_free(bed->image);
+	bed->image = whole;
+}
+
+static void runs_share_place(struct bed *bed, struct run_entry *entries)
+{
+	(void)bed;
+	entries[1].place = entries[0].place;
+}
+
+static void runs_take_payload(struct bed *bed, struct run_entry *entries)
+{
+	entries[0].place = le64_make(bed->payload_place);
+}
+
+static void runs_other_crc(struct bed *bed, struct run_entry *entries)
+{
+	(void)bed;
+	entries[0].crc32c = le32_make(le32_get(entries[0].crc32c) ^ 1);
+}
+
+static void runs_from_the_future(struct bed *bed, struct run_entry *entries)
+{
+	(void)bed;
+	entries[2].seq = le64_make(1u << 30);
+}
+
+static void runs_no_entry(struct bed *bed, struct run_entry *entries)
+{
+	(void)bed;
+	entries[2].place = le64_make(1);
+}
+
+static void runs_of_nobody(struct bed *bed, struct run_entry *entries)
+{
+	(void)bed;
+	entries[1].node = le32_make(77);
+}
+
+TEST(store_check, a_run_table_that_says_something_false_is_found)
+{
+	struct bed *bed = bed_open();
+	runs_say(bed, runs_share_place, "run table: a block: place");
+	runs_say(bed, runs_share_place, "referred to twice");
+	runs_say(bed, runs_take_payload, "referred to twice");
+	runs_say(bed, runs_other_crc, ": its payload");
+	runs_say(bed, runs_from_the_future, "the map holds");
+	runs_say(bed, runs_no_entry, "is no entry");
+	runs_say(bed, runs_of_nobody, "19 of them count; the root says 20 and 20");
+	bed_check(bed, true);
+	CHECK(bed->status == 0, "%s", bed->report);
+	bed_close(bed);
+}
+
 TEST(store_check, what_is_no_store_is_refused)
 {
 	struct bed *bed = calloc(1, sizeof(*bed));
@@ -354,10 +427,18 @@ TEST(store_check, what_is_no_store_is_refused)
 
 TEST(store_dump, every_part_has_its_line_and_a_bad_copy_says_so)
 {
-	static const char *const parts[] = {
-		"superblock copy=0 place=0 state=good", "superblock copy=1", "root slot=0 copy=0",
-		"root slot=1 copy=1", "state=newest", "volume slot=0 ", "volume slot=1 ",
-		"record from=tail op=WRITE slot=0", "batch no=", "record from=ring op=WRITE slot=1"};
+	static const char *const parts[] = {"superblock copy=0 place=0 state=good",
+					    "superblock copy=1",
+					    "root slot=0 copy=0",
+					    "root slot=1 copy=1",
+					    "state=newest",
+					    "volume slot=0 ",
+					    "volume slot=1 ",
+					    "record from=tail op=WRITE slot=0",
+					    "run node=",
+					    "run_live=20",
+					    "batch no=",
+					    "record from=ring op=WRITE slot=1"};
 	struct bed *bed = bed_open();
 	bed_run(bed, dump_job);
 	CHECK_EQ(bed->status, 0);

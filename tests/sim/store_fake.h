@@ -33,7 +33,8 @@ struct fake_world {
 	} logged[FAKE_HASHES * 4]; /* (G, seq) -> hash */
 	uint64_t delay_max_ns;
 	uint32_t checkpoint_ppm, keep_entries;
-	uint64_t applied, rotten, shadows_adopted, stages, log_reads, adopts; /* for coverage */
+	uint64_t applied, rotten, shadows_adopted, stages, log_reads, adopts,
+		forgotten; /* for coverage */
 };
 
 static void fake_must(bool holds, const char *what)
@@ -99,6 +100,7 @@ struct store_replica {
 	struct fake_device *device;
 	struct store_replica_spec spec;
 	uint64_t promised, log_epoch, commit_seq;
+	uint64_t settled_seq;
 	uint64_t lease_boot_id, lease_term_ns;
 	struct fake_version map[FAKE_BLOCKS_MAX]; /* folded up to log.base_seq */
 	struct fake_log log;
@@ -514,6 +516,7 @@ static int apply_repair(struct store_replica *r, struct store_repair *repair)
 static int apply_changes(struct store_replica *r, struct store_changes *c)
 {
 	uint64_t chunks = DIV_UP(r->spec.size_blocks, STORE_CHUNK_BLOCKS);
+	c->commit_seq = r->commit_seq;
 	for (uint64_t chunk = c->chunk_cursor; chunk < chunks; chunk++) {
 		bool changed = false;
 		for (uint32_t i = 0; i < STORE_CHUNK_BLOCKS; i++) {
@@ -536,7 +539,6 @@ static int apply_changes(struct store_replica *r, struct store_changes *c)
 		if (!changed)
 			continue;
 		c->chunk = chunk;
-		c->commit_seq = r->commit_seq;
 		return 0;
 	}
 	return -ENODATA;
@@ -549,6 +551,7 @@ static int apply_shadow(struct store_replica *r, struct store_shadow *s)
 	if (r->has_shadow)
 		return -EBUSY;
 	r->has_shadow = true;
+	r->settled_seq = MAX(r->settled_seq, s->settled_seq);
 	r->shadow = (struct fake_log){.base_seq = s->first_seq - 1, .base_hash = s->prev_hash};
 	return 0;
 }
@@ -769,6 +772,7 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.commit_hash = log_hash_at(&r->log, MAX(r->commit_seq, r->log.base_seq)),
 		.floor_seq = r->log.base_seq,
 		.checkpoint_seq = r->log.base_seq,
+		.settled_seq = r->settled_seq,
 		.shadow = r->has_shadow,
 		.shadow_last_seq = r->has_shadow ? log_last(&r->shadow) : 0,
 		.lease_boot_id = r->lease_boot_id,
@@ -780,6 +784,23 @@ void store_commit(struct store_replica *r, uint64_t commit_seq)
 {
 	r->commit_target = MAX(r->commit_target, commit_seq);
 	commit_to(r, r->commit_target);
+}
+
+/* Chunks that are all zeros since then are as if never written. */
+void store_settle(struct store_replica *r, uint64_t settled_seq)
+{
+	r->settled_seq = MAX(r->settled_seq, settled_seq);
+	for (uint64_t at = 0; at < FAKE_BLOCKS_MAX; at += STORE_CHUNK_BLOCKS) {
+		bool forgotten = !r->has_shadow, any = false;
+		for (uint64_t i = at; i < at + STORE_CHUNK_BLOCKS; i++) {
+			forgotten = forgotten && r->map[i].block == NULL &&
+				    r->map[i].seq <= r->settled_seq;
+			any = any || r->map[i].seq != 0;
+		}
+		for (uint64_t i = at; forgotten && any && i < at + STORE_CHUNK_BLOCKS; i++)
+			r->map[i].seq = 0;
+		r->device->world->forgotten += forgotten && any;
+	}
 }
 
 #define FAKE_CALL(name, type, kind)                                                                \

@@ -112,6 +112,7 @@ static inline struct rig *rig_create(uint64_t seed)
 	rig->config.cache_bytes = 1 << 20;
 	rig->config.delta_bytes = 2 << 20;
 	rig->config.log_records_max = 4096;
+	rig->config.fold_entries = (const uint32_t[]){32, 1, 4}[seed % 3];
 	rig->config.failed = rig_failed;
 	rig->config.opening = &rig->opening;
 	rig->config.ctx = rig;

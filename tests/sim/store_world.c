@@ -35,6 +35,7 @@ struct store_world *store_world_create(uint64_t seed, struct sim_image *image)
 	world->config.cache_bytes = 512 << 10;
 	world->config.delta_bytes = 512 << 10;
 	world->config.log_records_max = 2048;
+	world->config.fold_entries = (const uint32_t[]){32, 1, 4}[seed % 3];
 	world->config.failed = world_failed;
 	world->config.opening = &world->opening;
 	world->config.ctx = world;

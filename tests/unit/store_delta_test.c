@@ -189,3 +189,88 @@ TEST(delta, a_destaged_entry_keeps_all_but_its_place)
 	CHECK_EQ(bed->delta.promised, 1);
 	bed_close(bed);
 }
+
+/* Chunks leave one after the other: what is left stays right, and the memory comes back with them. */
+TEST(delta, chunks_that_are_dropped_give_their_memory_back)
+{
+	for (uint64_t seed = 1; seed <= 4; seed++) {
+		struct bed *bed = bed_open(seed, 4 << 20);
+		for (uint64_t i = 0; i < 8000; i++)
+			put(bed, rnd(bed, BLOCKS), i + 1);
+		uint64_t full = delta_bytes(&bed->delta), chunks = DIV_UP(BLOCKS, 256u);
+		for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+			if (chunk % 8 == 0)
+				continue;
+			uint32_t expected = 0;
+			for (uint64_t i = chunk * 256; i < MIN(BLOCKS, (chunk + 1) * 256); i++) {
+				struct model_block *m = &bed->model[i];
+				expected += m->known;
+				if (m->known)
+					space_unref(bed->space, m->place, 1,
+						    false); /* not the delta's any more */
+				m->known = false;
+			}
+			CHECK_EQ(delta_chunk_count(&bed->delta, chunk), expected);
+			delta_chunk_drop(&bed->delta, chunk);
+			CHECK_EQ(delta_chunk_count(&bed->delta, chunk), 0);
+		}
+		check(bed);
+		CHECK(delta_bytes(&bed->delta) < full / 4, "%llu of %llu bytes",
+		      (unsigned long long)delta_bytes(&bed->delta), (unsigned long long)full);
+		bed_close(bed);
+	}
+}
+
+/* Few of them a chunk, so that no leaf is emptied as a whole. */
+TEST(delta, sparse_chunks_that_are_dropped_give_their_memory_back)
+{
+	struct bed *bed = bed_open(1, 4 << 20);
+	for (uint64_t i = 0; i < 30000; i++) {
+		struct delta_entry entry = {
+			.block = i * 7919 % 30000 * 128, .place = 100 + i, .seq = 1};
+		CHECK_EQ(delta_put(&bed->delta, &entry), 0);
+	}
+	uint64_t full = delta_bytes(&bed->delta);
+	for (uint64_t chunk = 0; chunk < 15000; chunk++) {
+		if (chunk % 8 != 0)
+			delta_chunk_drop(&bed->delta, chunk);
+	}
+	CHECK_EQ(bed->delta.data.entry_count, 30000 / 8);
+	CHECK(delta_bytes(&bed->delta) < full / 3, "%llu of %llu bytes",
+	      (unsigned long long)delta_bytes(&bed->delta), (unsigned long long)full);
+	bed_close(bed);
+}
+
+TEST(delta, descending_entries_in_a_gap_do_not_take_a_node_each)
+{
+	struct bed *bed = bed_open(1, 4 << 20);
+	for (uint64_t i = 0; i < 42; i++) /* a full node */
+		put(bed, i, i + 1);
+	put(bed, BLOCKS - 1, 2000);
+	for (uint64_t i = BLOCKS - 2; i > BLOCKS - 5000; i--)
+		put(bed, i, BLOCKS * 2 - i);
+	CHECK(delta_bytes(&bed->delta) < 5000 * 60);
+	bed_close(bed);
+}
+
+TEST(delta, what_is_loaded_may_pass_the_bound_and_gives_no_place_up)
+{
+	struct bed *bed = bed_open(1, 1); /* 128 nodes */
+	struct space_info info;
+	CHECK_EQ(delta_pool_load_begin(bed->pool, 60000), 0);
+	bed->delta.unref = DELTA_UNREF_NONE;
+	for (uint32_t round = 0; round < 3; round++) {
+		for (uint64_t i = 0; i < BLOCKS; i++) {
+			struct delta_entry entry = {
+				.block = i * 7919 % BLOCKS, .place = 100 + i, .seq = 1 + i};
+			CHECK_EQ(delta_put(&bed->delta, &entry), 0);
+		}
+	}
+	delta_pool_load_end(bed->pool);
+	bed->delta.unref = DELTA_UNREF_THIS_ROOT;
+	space_info(bed->space, &info);
+	CHECK_EQ(info.unref_errors, 0);
+	CHECK_EQ(bed->delta.data.entry_count, BLOCKS);
+	CHECK(delta_pool_full(bed->pool) && delta_pool_tight(bed->pool));
+	bed_close(bed);
+}

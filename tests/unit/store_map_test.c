@@ -40,6 +40,15 @@ struct bed {
 	bool trim_more;
 	bool delete_all;
 	bool no_trim;
+	bool fold_all;
+	uint64_t settled_seq;
+	uint32_t fold_entries;
+	uint64_t delta_bytes;
+	struct map_runs sink;
+	struct co *co;          /* of the checkpoint that runs */
+	bool look_now;          /* chunks are leaving `kept` */
+	struct run_entry *runs; /* the run table */
+	uint32_t run_count, run_max;
 	int rc;
 	struct model_block *head; /* BLOCKS each */
 	struct model_block *shadow;
@@ -55,15 +64,38 @@ static void bed_memory(struct bed *bed)
 {
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS, .store_uuid = test_uuid};
-	struct map_pool_config config = {
-		.cache_bytes = 64 * BLOCK_BYTES, .delta_bytes = 8 << 20, .store_uuid = test_uuid};
+	struct map_pool_config config = {.cache_bytes = 64 * BLOCK_BYTES,
+					 .delta_bytes = bed->delta_bytes,
+					 .fold_entries = bed->fold_entries,
+					 .store_uuid = test_uuid};
 	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
 	bed->pool = map_pool_create(&bed->mem->env, mem_disk(bed->mem), bed->space, &config);
 }
 
+static void run_add(void *ctx, const struct run_entry *entry)
+{
+	struct bed *bed = ctx;
+	if (bed->run_count == bed->run_max) {
+		bed->run_max = bed->run_max ? bed->run_max * 2 : 256;
+		bed->runs = realloc(bed->runs, bed->run_max * sizeof(*bed->runs));
+	}
+	bed->runs[bed->run_count++] = *entry;
+	bool is_void = le64_get(entry->place) == 0;
+	bed->look_now = bed->look_now || is_void;
+	if (bed->co && (is_void || rnd(bed, 8) == 0))
+		co_sleep(bed->co, 0); /* as a full block would */
+}
+
+/* Seeds keep chunks of up to 1 (nothing), 3, 20 and 255 entries out of pages. */
 static void bed_open(struct bed *bed, uint64_t seed)
 {
-	*bed = (struct bed){.seq = 10, .node_next = 2, .trim_pages = 7};
+	static const uint32_t fold_entries[] = {1, 4, 21, 256};
+	*bed = (struct bed){.seq = 10,
+			    .node_next = 2,
+			    .trim_pages = 7,
+			    .delta_bytes = 8 << 20,
+			    .fold_entries = fold_entries[seed % 4],
+			    .sink = {.add = run_add, .ctx = bed}};
 	bed->mem = mem_env_create((uint64_t)DEVICE_BLOCKS * BLOCK_BYTES, seed);
 	bed->root.head_node = 1;
 	bed_memory(bed);
@@ -79,6 +111,7 @@ static void bed_close(struct bed *bed)
 	map_pool_destroy(bed->pool);
 	space_destroy(bed->space);
 	mem_env_destroy(bed->mem);
+	free(bed->runs);
 	free(bed->head);
 	free(bed->shadow);
 	free(bed->source);
@@ -214,17 +247,34 @@ static void check_all(struct bed *bed, enum map_which which, const struct model_
 	}
 }
 
+static void check_chunk(struct bed *bed, enum map_which which, uint64_t chunk)
+{
+	const struct model_block *model = which == MAP_HEAD ? bed->head : bed->shadow;
+	struct look look;
+	look_up(bed, &look, which, chunk * 256, 256);
+	for (uint32_t i = 0; i < 256; i++)
+		version_check(bed, &look.versions[i], &model[chunk * 256 + i], chunk * 256 + i);
+}
+
 /* ---- checkpoints ---- */
 
 static void checkpoint_run(struct co *co, void *arg)
 {
 	struct bed *bed = arg;
+	bed->co = co;
 	space_cut(bed->space);
 	if (!bed->delete_all)
-		map_freeze(bed->map);
+		map_freeze(bed->map, bed->fold_all, bed->settled_seq);
 	bed->rc = bed->delete_all ? 0 : map_destage(co, bed->map, DATA_START);
-	if (bed->rc == 0 && !bed->delete_all)
-		bed->rc = map_fold(co, bed->map);
+	if (bed->rc == 0 && !bed->delete_all) {
+		map_keep(co, bed->map, &bed->sink);
+		map_pool_choose(co, bed->pool, &bed->map, 1);
+		bed->rc = map_fold(co, bed->map, &bed->sink);
+	}
+	if (rnd(bed, 4) == 0) { /* the run table anew */
+		bed->run_count = 0;
+		map_kept_each(co, bed->map, &bed->sink);
+	}
 	bool damaged = bed->rc == -EBADMSG;
 	if ((bed->rc == 0 || damaged) && !bed->no_trim)
 		CHECK_EQ(map_trim(co, bed->map, bed->delete_all, bed->trim_pages, &bed->trim_more),
@@ -232,12 +282,29 @@ static void checkpoint_run(struct co *co, void *arg)
 	map_root(bed->map, &bed->root);
 	CHECK_EQ(space_write(co, bed->space, &bed->dir), 0);
 	space_root_durable(bed->space);
+	bed->co = NULL;
 }
 
 static void quiet_checkpoint(struct bed *bed)
 {
 	mem_run(bed->mem, checkpoint_run, bed);
 	CHECK_EQ(bed->rc, 0);
+}
+
+/* Every delta into pages: a shadow wants that. */
+static void full_checkpoint(struct bed *bed)
+{
+	bed->fold_all = true;
+	quiet_checkpoint(bed);
+	bed->fold_all = false;
+	CHECK_EQ(map_kept_count(bed->map), 0);
+}
+
+static bool take_flag(bool *flag)
+{
+	bool was = *flag;
+	*flag = false;
+	return was;
 }
 
 static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
@@ -249,6 +316,11 @@ static void busy_checkpoint(struct bed *bed, void (*entry)(struct bed *bed))
 		CHECK(mem_step(bed->mem));
 		if (rnd(bed, 8) == 0 && entries++ < 100)
 			entry(bed);
+		if (take_flag(&bed->look_now) && entry == do_entry)
+			check_all(bed, MAP_HEAD, bed->head);
+		if (rnd(bed, 4) == 0)
+			check_chunk(bed, entry == do_entry ? MAP_HEAD : MAP_SHADOW,
+				    rnd(bed, CHUNKS));
 	}
 	co_destroy(co);
 	CHECK_EQ(bed->rc, 0);
@@ -292,7 +364,7 @@ static void walk_run(struct co *co, void *arg)
 	w->rc = map_walk(co, w->bed->map, reach_ref, reach_report, w->reach);
 }
 
-/* Everything allocated is reachable. Call after quiet checkpoints with empty deltas. */
+/* Everything allocated is reachable. Call after quiet checkpoints with no delta but what is kept. */
 static void check_space(struct bed *bed)
 {
 	struct reach reach = {.seen = calloc(DEVICE_BLOCKS, 1)};
@@ -316,7 +388,7 @@ static void check_space(struct bed *bed)
 	CHECK_EQ(info.referenced_blocks, reach.count);
 	CHECK_EQ(info.allocated_blocks, info.referenced_blocks);
 	CHECK_EQ(info.unref_errors, 0);
-	CHECK_EQ(info.promised_blocks, 0);
+	CHECK(info.promised_blocks <= map_kept_count(bed->map));
 	CHECK_EQ(map_pool_delta_bytes(bed->pool), 0);
 	free(reach.seen);
 }
@@ -331,6 +403,7 @@ static void load_run(struct co *co, void *arg)
 /* From the last root. Call after a quiet checkpoint. */
 static void reload(struct bed *bed)
 {
+	uint64_t kept = map_kept_count(bed->map);
 	map_destroy(bed->map);
 	map_pool_destroy(bed->pool);
 	space_destroy(bed->space);
@@ -338,6 +411,14 @@ static void reload(struct bed *bed)
 	mem_run(bed->mem, load_run, bed);
 	CHECK_EQ(bed->rc, 0);
 	bed->map = map_create(bed->pool, &bed->root);
+	CHECK_EQ(map_pool_load_begin(bed->pool, bed->run_count), 0);
+	for (uint32_t i = 0; i < bed->run_count; i++) {
+		if (le32_get(bed->runs[i].node) == bed->root.head_node)
+			CHECK_EQ(map_kept_load(bed->map, &bed->runs[i]), 0);
+	}
+	map_pool_load_end(bed->pool);
+	CHECK(map_kept_fits(bed->map));
+	CHECK_EQ(map_kept_count(bed->map), kept);
 }
 
 /* ---- tests ---- */
@@ -441,6 +522,9 @@ TEST(map, a_shadow_filled_out_of_order_becomes_the_head_or_leaves_no_trace)
 			do_entry(&bed);
 		quiet_checkpoint(&bed);
 		for (uint32_t round = 0; round < 4; round++) {
+			if (map_kept_count(bed.map) > 0)
+				CHECK_EQ(map_shadow_begin(bed.map, bed.node_next), -EBUSY);
+			full_checkpoint(&bed);
 			CHECK_EQ(map_shadow_begin(bed.map, 1), -EINVAL);
 			shadow_round(&bed);
 			for (uint32_t i = 0; i < 100; i++)
@@ -471,7 +555,7 @@ TEST(map, a_flip_or_drop_during_a_checkpoint_leaves_its_root_as_it_was_cut)
 		bed.trim_pages = 1000;
 		for (uint32_t i = 0; i < 100; i++)
 			do_entry(&bed);
-		quiet_checkpoint(&bed);
+		full_checkpoint(&bed);
 		CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
 		memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
 		for (uint32_t i = 0; i < 60; i++)
@@ -514,6 +598,7 @@ TEST(map, equal_contents_give_equal_digests_whatever_the_layout)
 	struct bed a, b;
 	bed_open(&a, 1);
 	bed_open(&b, 2);
+	a.fold_all = b.fold_all = true; /* of pages alone */
 	for (uint32_t block = 0; block < 1000; block++)
 		CHECK_EQ(map_put(a.map, MAP_HEAD, block * 7, payload_place(&a, block + 1, false),
 				 block + 1, a.seq++),
@@ -550,7 +635,7 @@ TEST(map, a_deleted_volume_gives_back_every_block)
 	bed_open(&bed, 4);
 	for (uint32_t i = 0; i < 300; i++)
 		do_entry(&bed);
-	quiet_checkpoint(&bed);
+	full_checkpoint(&bed);
 	CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
 	memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
 	for (uint32_t i = 0; i < 100; i++)
@@ -663,6 +748,7 @@ TEST(map, a_rotten_page_loses_its_blocks_until_they_are_written_or_repaired)
 	struct bed bed;
 	struct look look;
 	bed_open(&bed, 7);
+	bed.fold_all = true;
 	for (uint32_t block = 0; block < 600; block++) {
 		CHECK_EQ(map_put(bed.map, MAP_HEAD, block, payload_place(&bed, block + 1, false),
 				 block + 1, bed.seq),
@@ -699,6 +785,7 @@ TEST(map, an_unreadable_page_is_bad_and_an_unreadable_index_damages_only_its_map
 	struct bed bed;
 	struct look look;
 	bed_open(&bed, 7);
+	bed.fold_all = true;
 	for (uint32_t i = 0; i < 200; i++)
 		do_entry(&bed);
 	quiet_checkpoint(&bed);
@@ -792,6 +879,214 @@ TEST(map, every_chunk_changed_since_a_seq_is_reported)
 	bed_close(&bed);
 }
 
+/* Zeros in a newer delta over what only an older one has: a replica that was away has the old data. */
+TEST(map, a_zero_over_what_only_an_older_delta_has_is_reported)
+{
+	struct bed bed;
+	bed_open(&bed, 3); /* keeps */
+	CHECK_EQ(map_put(bed.map, MAP_HEAD, 700, payload_place(&bed, 1, false), 1, bed.seq++), 0);
+	quiet_checkpoint(&bed);
+	CHECK_EQ(map_kept_count(bed.map), 1);
+	struct next_arg next = {.bed = &bed, .since = bed.seq};
+	bed.seq += 10;
+	CHECK_EQ(map_zero(bed.map, MAP_HEAD, 0, BLOCKS, bed.seq++), 0);
+	mem_run(bed.mem, next_run, &next);
+	CHECK_EQ(next.rc, 0);
+	CHECK_EQ(next.chunk, 2);
+	quiet_checkpoint(&bed);
+	CHECK_EQ(map_kept_count(bed.map), 0);
+	mem_run(bed.mem, next_run, &next);
+	CHECK(next.rc == 0 && next.chunk == 2);
+	bed_close(&bed);
+}
+
+/* ---- tombstones ---- */
+
+struct count {
+	struct bed *bed;
+	uint32_t tombstones, entries;
+};
+
+static void count_run(struct co *co, void *arg)
+{
+	struct count *count = arg;
+	struct next_arg next = {.bed = count->bed};
+	count->entries = count->tombstones = 0;
+	for (;;) { /* all that is remembered at all */
+		next.rc = map_next_chunk(co, count->bed->map, next.cursor, 0, &next.chunk);
+		if (next.rc < 0)
+			return;
+		bool any = false;
+		for (uint32_t i = 0; i < 256; i++)
+			any |= count->bed->head[next.chunk * 256 + i].data;
+		count->entries++;
+		count->tombstones += !any;
+		next.cursor = next.chunk + 1;
+	}
+}
+
+static struct count count_now(struct bed *bed)
+{
+	struct count count = {.bed = bed};
+	mem_run(bed->mem, count_run, &count);
+	return count;
+}
+
+TEST(map, a_tombstone_stays_until_it_is_settled_and_then_goes)
+{
+	for (uint64_t seed = 1; seed <= 4; seed++) {
+		struct bed bed;
+		bed_open(&bed, seed);
+		for (uint32_t i = 0; i < 100; i++)
+			do_write(&bed, MAP_HEAD, bed.head, NULL);
+		full_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, 0);
+		for (uint32_t chunk = 0; chunk < CHUNKS; chunk += 2) {
+			CHECK_EQ(map_zero(bed.map, MAP_HEAD, chunk * 256, 256, bed.seq), 0);
+			for (uint32_t i = chunk * 256; i < (chunk + 1) * 256; i++)
+				model_put(&bed.head[i], bed.seq, 0, false);
+			bed.seq++;
+		}
+		quiet_checkpoint(&bed);
+		uint32_t all = count_now(&bed).tombstones;
+		CHECK(all > 10);
+		bed.settled_seq = bed.seq - 12; /* the last eleven chunks are newer */
+		quiet_checkpoint(&bed);
+		uint32_t left = count_now(&bed).tombstones;
+		CHECK(left > 0 && left < all && left <= 11, "%u of %u", left, all);
+		check_all(&bed, MAP_HEAD, bed.head);
+		reload(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, left);
+		bed.settled_seq = bed.seq - 1;
+		quiet_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).tombstones, 0);
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+		CHECK_EQ(map_zero(bed.map, MAP_HEAD, 0, BLOCKS, bed.seq), 0);
+		for (uint32_t i = 0; i < BLOCKS; i++)
+			model_put(&bed.head[i], bed.seq, 0, false);
+		quiet_checkpoint(&bed);
+		CHECK(count_now(&bed).tombstones > 0);
+		bed.settled_seq = bed.seq++;
+		quiet_checkpoint(&bed);
+		CHECK_EQ(count_now(&bed).entries, 0);
+		CHECK_EQ(bed.root.levels, 0); /* nothing is left of it */
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+		bed_close(&bed);
+	}
+}
+
+/* It says zeros where the old head has data. */
+TEST(map, no_tombstone_goes_while_there_is_a_second_node)
+{
+	struct bed bed;
+	bed_open(&bed, 1);
+	for (uint32_t i = 0; i < 60; i++)
+		do_write(&bed, MAP_HEAD, bed.head, NULL);
+	full_checkpoint(&bed);
+	CHECK_EQ(map_shadow_begin(bed.map, 2), 0);
+	memcpy(bed.shadow, bed.head, BLOCKS * sizeof(*bed.head));
+	CHECK_EQ(map_zero(bed.map, MAP_SHADOW, 0, BLOCKS, bed.seq), 0);
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		model_put(&bed.shadow[i], bed.seq, 0, false);
+	bed.settled_seq = ++bed.seq;
+	bed.no_trim = true;
+	for (uint32_t i = 0; i < 3; i++) {
+		quiet_checkpoint(&bed);
+		check_all(&bed, MAP_SHADOW, bed.shadow);
+		check_all(&bed, MAP_HEAD, bed.head);
+	}
+	map_shadow_adopt(bed.map);
+	for (uint32_t i = 0; i < 3; i++) {
+		quiet_checkpoint(&bed);
+		check_all(&bed, MAP_HEAD, bed.shadow);
+	}
+	bed.no_trim = false;
+	do {
+		quiet_checkpoint(&bed);
+	} while (bed.trim_more);
+	for (uint32_t i = 0; i < 3; i++)
+		quiet_checkpoint(&bed);
+	check_all(&bed, MAP_HEAD, bed.shadow);
+	CHECK_EQ(count_now(&bed).entries, 0);
+	check_space(&bed);
+	bed_close(&bed);
+}
+
+/* ---- what is kept ---- */
+
+TEST(map, kept_entries_stay_within_their_share_and_the_fullest_chunks_go_first)
+{
+	struct map_pool_info before, after;
+	struct bed bed;
+	bed_open(&bed, 3);
+	map_destroy(bed.map);
+	map_pool_destroy(bed.pool);
+	space_destroy(bed.space);
+	bed.delta_bytes = 512 << 10; /* kept: up to 224 KiB */
+	bed.fold_entries = 1000;     /* only memory counts */
+	bed_memory(&bed);
+	bed.map = map_create(bed.pool, &bed.root);
+	uint64_t folds = 0, folded_entries = 0;
+	for (uint32_t round = 0; round < 120; round++) {
+		for (uint32_t i = 0; i < 400; i++) { /* a quarter of the chunks gets most */
+			uint64_t block = rnd(&bed, rnd(&bed, 4) ? BLOCKS / 4 : BLOCKS);
+			CHECK_EQ(map_put(bed.map, MAP_HEAD, block,
+					 payload_place(&bed, round, false), round, bed.seq),
+				 0);
+			model_put(&bed.head[block], bed.seq++, round, true);
+		}
+		uint64_t kept = map_kept_count(bed.map);
+		map_pool_info(bed.pool, &before);
+		quiet_checkpoint(&bed);
+		map_pool_info(bed.pool, &after);
+		CHECK(after.kept_bytes <= 224 << 10, "round %u: %llu bytes", round,
+		      (unsigned long long)after.kept_bytes);
+		CHECK_EQ(map_pool_delta_bytes(bed.pool), 0);
+		folds += after.pages_written - before.pages_written;
+		if (after.pages_written > before.pages_written && map_kept_count(bed.map) < kept)
+			folded_entries += kept - map_kept_count(bed.map);
+		if (round % 10 == 0) {
+			check_all(&bed, MAP_HEAD, bed.head);
+			check_space(&bed);
+		}
+		if (round % 15 == 14)
+			reload(&bed);
+	}
+	CHECK(folds > 20 && folded_entries / folds > 100, "%llu entries in %llu folds",
+	      (unsigned long long)folded_entries, (unsigned long long)folds);
+	check_all(&bed, MAP_HEAD, bed.head);
+	full_checkpoint(&bed);
+	check_all(&bed, MAP_HEAD, bed.head);
+	check_space(&bed);
+	bed_close(&bed);
+}
+
+/* A repair's version keeps its seq: in the run table the later of two equal ones counts. */
+TEST(map, a_kept_block_that_is_repaired_has_its_new_place_after_a_restart)
+{
+	struct look look;
+	struct bed bed;
+	bed_open(&bed, 3);
+	CHECK_EQ(map_put(bed.map, MAP_HEAD, 9, payload_place(&bed, 5, false), 5, bed.seq), 0);
+	bed.head[9] = (struct model_block){bed.seq++, 5, true};
+	quiet_checkpoint(&bed);
+	for (uint32_t round = 0; round < 4; round++) {
+		look_up(&bed, &look, MAP_HEAD, 9, 1);
+		uint64_t place = look.versions[0].place;
+		CHECK(repair(&bed, 9, place, 5));
+		quiet_checkpoint(&bed);
+		quiet_checkpoint(&bed);
+		reload(&bed);
+		look_up(&bed, &look, MAP_HEAD, 9, 1);
+		CHECK(look.versions[0].place != place);
+		check_all(&bed, MAP_HEAD, bed.head);
+		check_space(&bed);
+	}
+	bed_close(&bed);
+}
+
 /* ---- figures ---- */
 
 static double seconds(void)
@@ -806,9 +1101,11 @@ TEST(map, figures_are_printed)
 	struct mem_env *mem = mem_env_create(4ull << 30, 1);
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = 1 << 20, .store_uuid = test_uuid};
-	struct map_pool_config config = {
-		.cache_bytes = 64 << 20, .delta_bytes = 96 << 20, .store_uuid = test_uuid};
-	struct bed bed = {.mem = mem, .trim_pages = 1};
+	struct map_pool_config config = {.cache_bytes = 64 << 20,
+					 .delta_bytes = 96 << 20,
+					 .fold_entries = 1,
+					 .store_uuid = test_uuid};
+	struct bed bed = {.mem = mem, .trim_pages = 1, .sink = {.add = run_add, .ctx = &bed}};
 	bed.space = space_create(&mem->env, mem_disk(mem), &geometry);
 	bed.pool = map_pool_create(&mem->env, mem_disk(mem), bed.space, &config);
 	bed.root.head_node = 1;
