@@ -93,8 +93,8 @@ struct gateway_volume {
 };
 
 struct gateway_volume *gateway_volume_find(struct gateway *g, const char *name);
-/* Starts to take the volume. 0 and *ret (also when it is there), -ENOSPC, -ENOMEM, -EAGAIN while it
- * is ending. */
+/* Starts to take the volume. 0 and *ret (also when it is there for this intent or a later one),
+ * -ENOSPC, -ENOMEM, -EAGAIN while it is ending. */
 int gateway_volume_attach(struct gateway *g, const char *name, uint64_t intent_id,
 			  struct gateway_volume **ret, struct err *err);
 /* Begins the end: disconnects clients, shuts the coordinator down, frees. Idempotent. */

@@ -489,28 +489,34 @@ void manager_heartbeat_gateway(void *ctx, struct rpc_call *call)
 
 /* ---- silence ---- */
 
+void manager_gateway_silent(struct manager *m, struct manager_gateway *gateway, const char *why)
+{
+	char object[96];
+	if (!gateway->online)
+		return;
+	gateway->online = false;
+	snprintf(object, sizeof(object), "gateway/%s", gateway->name);
+	manager_event(m, EVENT_WARN, object, "GatewayOffline", "%s", why);
+}
+
 void manager_nodes_check(struct manager *m)
 {
 	uint64_t now_ns = env_now_ns(m->env);
-	char object[96];
+	char object[96], why[48];
+	snprintf(why, sizeof(why), "no heartbeat for %d s", (int)(OFFLINE_AFTER_NS / 1000000000));
 	list_for_each (n, &m->nodes) {
 		struct manager_node *node = CONTAINER_OF(n, struct manager_node, link);
 		if (!node->record.online || now_ns < node->seen_ns + OFFLINE_AFTER_NS)
 			continue;
 		node->record.online = false;
 		snprintf(object, sizeof(object), "node/%s", node->record.name);
-		manager_event(m, EVENT_WARN, object, "NodeOffline", "no heartbeat for %d s",
-			      (int)(OFFLINE_AFTER_NS / 1000000000));
+		manager_event(m, EVENT_WARN, object, "NodeOffline", "%s", why);
 		node_save(node);
 	}
 	list_for_each (n, &m->gateways) {
 		struct manager_gateway *gateway = CONTAINER_OF(n, struct manager_gateway, link);
-		if (!gateway->online || now_ns < gateway->seen_ns + OFFLINE_AFTER_NS)
-			continue;
-		gateway->online = false;
-		snprintf(object, sizeof(object), "gateway/%s", gateway->name);
-		manager_event(m, EVENT_WARN, object, "GatewayOffline", "no heartbeat for %d s",
-			      (int)(OFFLINE_AFTER_NS / 1000000000));
+		if (now_ns >= gateway->seen_ns + OFFLINE_AFTER_NS)
+			manager_gateway_silent(m, gateway, why);
 	}
 }
 

@@ -90,8 +90,9 @@ static const char *volume_state_name_of(int value)
 
 static const char *intent_name_of(int value)
 {
-	static const char *const names[] = {"none", "provision", "attach", "detach", "cleanup"};
-	return value >= 0 && value < (int)ARRAY_LEN(names) ? names[value] : "?";
+	static const char *const names[INTENTS] = {"none",   "provision", "attach",
+						   "detach", "cleanup",   "abandon"};
+	return value >= 0 && value < INTENTS ? names[value] : "?";
 }
 
 static const char *store_state_name_of(int value)
@@ -159,7 +160,7 @@ static const struct field volume_fields[] = {
 	ARRAY(volume_record, voters, "voters", voter_count, &member_table),
 	ARRAY(volume_record, learners, "learners", learner_count, &member_table),
 	ARRAY(volume_record, params, "params", param_count, &param_table),
-	ENUM(volume_record, intent, "intent", intent_name_of, INTENT_CLEANUP + 1),
+	ENUM(volume_record, intent, "intent", intent_name_of, INTENTS),
 	U64(volume_record, intent_id, "intent_id", 0, INT64_MAX),
 	U64(volume_record, request_token, "request_token", 0, INT64_MAX),
 	NAME(volume_record, target_node, "target_node", 0),

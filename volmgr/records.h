@@ -55,7 +55,15 @@ enum volume_state {
 const char *volume_state_name(enum volume_state state);
 
 /* A side effect that was recorded before it was begun, and must be finished or repeated. */
-enum volume_intent { INTENT_NONE, INTENT_PROVISION, INTENT_ATTACH, INTENT_DETACH, INTENT_CLEANUP };
+enum volume_intent {
+	INTENT_NONE,
+	INTENT_PROVISION,
+	INTENT_ATTACH,
+	INTENT_DETACH,
+	INTENT_CLEANUP,
+	INTENT_ABANDON, /* a detach that does not need the gateway's answer */
+	INTENTS,
+};
 
 struct record_member {
 	struct uuid replica_uuid;
