@@ -132,6 +132,15 @@ int daemon_open(const struct daemon_options *options, struct daemon **ret, struc
 /* What the role made on the loop must be gone. NULL is fine. */
 void daemon_close(struct daemon *daemon);
 
+/* What can be said about options before anything is opened: for `check` of a role's table. */
+int daemon_options_check(const struct daemon_options *options, struct err *err);
+/* A unix socket or a loopback address. */
+bool address_is_loopback(const char *address);
+/* -EINVAL naming the option when the address (NULL and "": its default) is not loopback and not
+ * allowed to be anything else. */
+int daemon_listen_check(const char *option, const char *address, bool insecure_tcp,
+			struct err *err);
+
 /* "DIR/NAME/file". Returns buf. */
 const char *daemon_path(const struct daemon *daemon, const char *file, char buf[DAEMON_PATH_BYTES]);
 /* The manager's address: `option`, or "unix:DIR/manager/admin.sock" when it is NULL or "". */

@@ -47,17 +47,20 @@ static const struct config_option gateway_option_list[] = {
 	 .help = "Allow exports on addresses that are not loopback; nothing there is encrypted"},
 };
 
+static int gateway_options_check(const void *config, struct err *err)
+{
+	const struct gateway_options *options = config;
+	int rc = daemon_options_check(&options->daemon, err);
+
+	return rc == 0 ? daemon_listen_check("nbd", options->nbd, options->insecure_tcp, err) : rc;
+}
+
 static const struct config_table gateway_table = {
 	.usage = "holdfastd gateway [FLAGS]",
 	.options = gateway_option_list,
 	.option_count = ARRAY_LEN(gateway_option_list),
+	.check = gateway_options_check,
 };
-
-bool address_is_loopback(const char *address)
-{
-	return strncmp(address, "unix:", 5) == 0 || strncmp(address, "tcp:127.", 8) == 0 ||
-	       strncmp(address, "tcp:[::1]:", 10) == 0;
-}
 
 /* ---- NBD on the gateway's own socket ---- */
 
@@ -412,7 +415,7 @@ static void gateway_stop(void *ctx)
 
 /* ---- the start ---- */
 
-static int options_check(struct gateway *g, struct err *err)
+static void addresses_fill(struct gateway *g)
 {
 	char path[DAEMON_PATH_BYTES];
 
@@ -422,11 +425,6 @@ static int options_check(struct gateway *g, struct err *err)
 	else
 		snprintf(g->nbd_address, sizeof(g->nbd_address), "unix:%.110s",
 			 daemon_path(g->daemon, "nbd.sock", path));
-	if (!address_is_loopback(g->nbd_address) && !g->options->insecure_tcp)
-		return err_set(err, -EINVAL,
-			       "nbd '%s': only unix sockets and loopback without --insecure-tcp",
-			       g->nbd_address);
-	return 0;
 }
 
 static int admin_open(struct gateway *g, struct err *err)
@@ -471,9 +469,8 @@ static int gateway_run(struct daemon *daemon, const void *options, struct err *e
 	g->timer.fire = beat_send;
 	g->listen_timer.fire = listen_late;
 	g->stop_step.fire = stop_step;
-	rc = options_check(g, err);
-	if (rc == 0)
-		rc = nbd_server_create(daemon->env, NULL, &g->nbd, err);
+	addresses_fill(g);
+	rc = nbd_server_create(daemon->env, NULL, &g->nbd, err);
 	if (rc == 0)
 		rc = admin_open(g, err);
 	if (rc < 0) {

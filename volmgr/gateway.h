@@ -185,6 +185,5 @@ struct gateway {
 void gateway_listen_check(struct gateway *g);
 /* A volume is gone; the last one lets a stop go on. */
 void gateway_volume_gone(struct gateway *g);
-bool address_is_loopback(const char *address);
 
 #endif

@@ -162,6 +162,14 @@ static int stores_read(struct node_record *record, const Holdfast__V1__NodeInfo 
 		if (uuid_parse(in->uuid, &store->uuid) < 0 || uuid_is_zero(&store->uuid))
 			return err_set(err, -EINVAL, "stores[%zu].uuid '%.40s' is no uuid", i,
 				       in->uuid);
+		if (in->type[0] != '\0' && !label_is_valid(in->type))
+			return err_set(err, -EINVAL, "stores[%zu].type '%.40s' is no label", i,
+				       in->type);
+		store->label_count = in->type[0] != '\0';
+		if (store->label_count > 0) {
+			snprintf(store->labels[0].key, sizeof(store->labels[0].key), "type");
+			snprintf(store->labels[0].value, LABEL_BYTES, "%s", in->type);
+		}
 		record->store_count++;
 	}
 	return 0;
@@ -202,6 +210,8 @@ static bool node_differs(const struct node_record *a, const struct node_record *
 	for (uint32_t i = 0; i < a->store_count; i++)
 		if (!uuid_equal(&a->stores[i].uuid, &b->stores[i].uuid) ||
 		    a->stores[i].state != b->stores[i].state ||
+		    strcmp(store_label(&a->stores[i], "type"),
+			   store_label(&b->stores[i], "type")) != 0 ||
 		    a->stores[i].capacity_bytes != b->stores[i].capacity_bytes)
 			return true;
 	return false;

@@ -23,6 +23,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 	out->uuid =
 		uuid_is_zero(&info->uuid) ? arena_copy(arena, "") : arena_uuid(arena, &info->uuid);
 	out->path = arena_copy(arena, rs->path);
+	out->type = arena_copy(arena, rs->type);
 	out->state = arena_copy(arena, rs->is_failed ? "failed" : "ok");
 	out->capacity_bytes = info->capacity_blocks * BLOCK_BYTES;
 	out->used_bytes = info->used_blocks * BLOCK_BYTES;

@@ -117,6 +117,14 @@ const char *store_state_name(enum store_state state)
 	return store_state_name_of((int)state);
 }
 
+const char *store_label(const struct record_store *store, const char *key)
+{
+	for (uint32_t i = 0; i < store->label_count; i++)
+		if (strcmp(store->labels[i].key, key) == 0)
+			return store->labels[i].value;
+	return "";
+}
+
 const char *event_level_name(enum event_level level)
 {
 	return event_level_name_of((int)level);
