@@ -68,7 +68,7 @@ $(OUT)/.deps: Makefile
 # Rewritten only when it changes, and only one object includes it.
 $(OUT)/gen/version_gen.h: FORCE
 	@mkdir -p $(@D)
-	@printf '#define HF_VERSION "%s"\n#define HF_BUILD_FLAGS "%s"\n' '$(VERSION)' '$(OPT) $(SAN)' >$@.new
+	@printf '#define HF_VERSION "%s"\n#define HF_BUILD_FLAGS "%s"\n' '$(VERSION)' '$(strip $(OPT) $(SAN))' >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 $(OUT)/obj/base/version.o: $(OUT)/gen/version_gen.h
 .PHONY: FORCE

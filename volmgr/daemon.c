@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "volmgr/records.h"
 
 #define IDENTITY_BYTES_MAX 256
@@ -209,11 +210,21 @@ int daemon_cluster_set(struct daemon *daemon, const struct uuid *cluster_uuid, s
 
 /* ---- open, close ---- */
 
+static const struct metric_desc info_desc = {"holdfast_start_time_seconds",
+					     "When the process started, and what it is",
+					     METRIC_GAUGE, false};
+
 static int metrics_open(struct daemon *daemon, const char *option, struct err *err)
 {
 	daemon->metrics = metrics_create();
 	if (daemon->metrics == NULL)
 		return err_set(err, -ENOMEM, "metrics: out of memory");
+	const struct metric_label labels[] = {{"name", daemon->name},
+					      {"version", build_version()},
+					      {"engine", loop_engine_name(daemon->loop)}};
+	if (metric_add(daemon->metrics, &daemon->info, &info_desc, labels, ARRAY_LEN(labels)) < 0)
+		return err_set(err, -ENOMEM, "metrics: out of memory");
+	metric_set(&daemon->info, (int64_t)(daemon->started_ms / 1000));
 	if (strcmp(option, "off") == 0)
 		return 0;
 	char path[DAEMON_PATH_BYTES], address[DAEMON_PATH_BYTES + 8];
@@ -331,6 +342,7 @@ void daemon_close(struct daemon *daemon)
 	if (daemon == NULL)
 		return;
 	metrics_server_stop(daemon->metrics_server);
+	metric_remove(&daemon->info);
 	if (daemon->metrics != NULL)
 		metrics_destroy(daemon->metrics);
 	if (daemon->env != NULL)

@@ -104,6 +104,7 @@ struct daemon {
 	/* private to daemon.c */
 	char state_dir[DAEMON_PATH_BYTES]; /* DIR/NAME */
 	struct metrics_server *metrics_server;
+	struct metric info;
 	int lock_fd;
 	uint64_t ready_fd;
 	void (*stop)(void *ctx);

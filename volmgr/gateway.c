@@ -26,6 +26,7 @@
 #define BEAT_TIMEOUT_MS 3000
 #define LISTEN_LATE_NS 1500000000ull
 #define SERVER_DRAIN_MS 300
+#define IDLE_INTERVAL_NS     4000000000ull
 
 static const struct config_option gateway_option_list[] = {
 	DAEMON_OPTIONS("g1"),
@@ -309,6 +310,19 @@ static void beat_events(struct gateway *g, Holdfast__V1__GatewayHeartbeat *beat,
 	g->event_sent = g->event_count;
 }
 
+/* Memory that a burst of I/O touched and nobody uses any more. */
+static void idle_check(struct gateway *g)
+{
+	uint64_t now_ns = env_now_ns(g->daemon->env);
+
+	if (now_ns < g->idle_ns + IDLE_INTERVAL_NS)
+		return;
+	g->idle_ns = now_ns;
+	nbd_server_idle(g->nbd);
+	list_for_each (link, &g->volumes)
+		coordinator_idle(CONTAINER_OF(link, struct gateway_volume, link)->coordinator);
+}
+
 static void beat_send(struct env_timer *timer)
 {
 	struct gateway *g = CONTAINER_OF(timer, struct gateway, timer);
@@ -316,6 +330,8 @@ static void beat_send(struct env_timer *timer)
 	Holdfast__V1__GatewayHeartbeat *beat =
 		ARENA_MESSAGE(&arena, GatewayHeartbeat, gateway_heartbeat);
 
+	idle_check(g);
+	gateway_metrics_update(g);
 	beat->gateway = gateway_report_process(g, &arena);
 	beat->boot_id = g->daemon->boot_id;
 	beat->nbd_address = arena_copy(&arena, g->nbd_address);
@@ -447,6 +463,7 @@ static int admin_open(struct gateway *g, struct err *err)
 
 static void gateway_free(struct gateway *g)
 {
+	gateway_metrics_remove(g);
 	peers_destroy(g->peers);
 	nbd_server_destroy(g->nbd);
 	rpc_client_destroy(g->client);
@@ -471,6 +488,8 @@ static int gateway_run(struct daemon *daemon, const void *options, struct err *e
 	g->stop_step.fire = stop_step;
 	addresses_fill(g);
 	rc = nbd_server_create(daemon->env, NULL, &g->nbd, err);
+	if (rc == 0)
+		rc = gateway_metrics_add(g, err);
 	if (rc == 0)
 		rc = admin_open(g, err);
 	if (rc < 0) {

@@ -169,6 +169,7 @@ struct manager_job {
 	struct lifecycle_op op;
 	struct gateway_call gateway_call;
 	struct err err;  /* what will be answered */
+	bool is_new;     /* export: its record was written by this job */
 	bool is_forced;  /* unexport: without the gateway if need be */
 	bool bound_here; /* attached for the duration */
 	char gateway[NAME_BYTES];

@@ -3,12 +3,13 @@
  * Export and unexport: attach to a gateway through the lifecycle, then serve.
  *
  * O1  The export's record is written after the volume is bound and before the gateway serves it, so
- *     what a gateway serves is always on record and a gateway that was restarted is told.
- * O2  Unexport deletes the record first, then releases. A crash between the two leaves a volume
- *     that is bound for nobody, which is released (manager_job.c, B4).
- *     Forced, the release does not need the gateway's answer (lifecycle.h, E5), and it also ends a
- *     binding or a release that waits for it.
- * O3  The same export again is answered with the same URI; a different one is refused.
+ *     what a gateway serves is always on record and a gateway that was restarted is told. When the
+ *     gateway refuses a new export (an address that is taken or not allowed), the record goes
+ * again. O2  Unexport deletes the record first, then releases. A crash between the two leaves a
+ * volume that is bound for nobody, which is released (manager_job.c, B4). Forced, the release does
+ * not need the gateway's answer (lifecycle.h, E5), and it also ends a binding or a release that
+ * waits for it. O3  The same export again is answered with the same URI; a different one is
+ * refused.
  */
 #include "volmgr/manager.h"
 
@@ -98,15 +99,35 @@ static void record_swap(struct manager_job *job, struct meta_do change,
 
 /* ---- export ---- */
 
+static void export_undone(struct meta_txn *txn, int status)
+{
+	struct manager_job *job = CONTAINER_OF(txn, struct manager_job, txn);
+	struct manager_volume *volume = manager_volume_find(job->manager, job->name);
+	if (status == 0 && volume != NULL)
+		volume->has_export = false;
+	job_unbind(job, job_answer_error);
+}
+
+/* The gateway said no; what was lost on the way, or came too late, may have been done. */
+static bool is_refusal(const struct gateway_call *call)
+{
+	int code = call->async.err.code;
+	return call->gateway != NULL && code != -ETIMEDOUT && code != -ENOTCONN &&
+	       code != -ECANCELED && code != -EAGAIN;
+}
+
 static void export_told(struct gateway_call *call)
 {
 	struct manager_job *job = CONTAINER_OF(call, struct manager_job, gateway_call);
-	if (call->async.err.code < 0) {
-		job->err = call->async.err;
-		job_reply(job, NULL); /* the record stays: the gateway is told with its next beat */
+	if (call->async.err.code == 0) {
+		job_reply(job, call->async.response);
 		return;
 	}
-	job_reply(job, call->async.response);
+	job->err = call->async.err;
+	if (job->is_new && is_refusal(call))
+		record_swap(job, meta_do_delete(job->key), export_undone);
+	else
+		job_reply(job, NULL); /* the record stays: the gateway is told with its next beat */
 }
 
 static void export_tell(struct manager_job *job)
@@ -139,6 +160,7 @@ static void export_recorded(struct meta_txn *txn, int status)
 		volume->has_export = true;
 		volume->export = job->export;
 	}
+	job->is_new = true;
 	export_tell(job);
 }
 
@@ -174,12 +196,11 @@ static int export_compare(const struct manager_volume *volume, struct manager_jo
 	bool same_listen =
 		job->export.address[0] == '\0' || strcmp(job->export.address, have->address) == 0;
 	if (!same_listen)
-		return err_set(
-			&job->err, -EBUSY,
-			"volume '%s' is exported on '%s': unexport it before exporting on '%s'",
-			job->name,
-			have->address[0] != '\0' ? have->address : "its gateway's socket",
-			job->export.address);
+		return err_set(&job->err, -EBUSY,
+			       "volume '%s' is exported on %s: unexport it before exporting on %s",
+			       job->name,
+			       have->address[0] != '\0' ? have->address : "its gateway's socket",
+			       job->export.address);
 	if (have->read_only != job->export.read_only)
 		return err_set(&job->err, -EBUSY, "volume '%s' is exported %s: unexport it first",
 			       job->name, have->read_only ? "read-only" : "for writing");

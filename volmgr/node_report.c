@@ -69,6 +69,7 @@ Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *a
 	out->last_seen_ms = env_wall_ms(role->daemon->env);
 	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
 	out->started_ms = role->daemon->started_ms;
+	out->insecure_tcp = options->insecure_tcp;
 	out->stores = ARENA_ARRAY(arena, Holdfast__V1__StoreInfo *, role->store_count);
 	for (uint32_t i = 0; i < role->store_count; i++)
 		out->stores[out->n_stores++] = store_report(&role->stores[i], arena);
@@ -131,6 +132,7 @@ Holdfast__V1__ProcessInfo *node_report_process(struct node_role *role, struct ar
 	out->version = arena_copy(arena, build_version());
 	out->started_ms = role->daemon->started_ms;
 	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
+	out->insecure_tcp = role->options->insecure_tcp;
 	return out;
 }
 

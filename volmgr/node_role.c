@@ -25,6 +25,7 @@
 #define BEAT_TIMEOUT_MS      2000
 #define BEAT_INTERVAL_MIN_NS 100000000ull
 #define BEAT_INTERVAL_MAX_NS 10000000000ull
+#define IDLE_INTERVAL_NS     4000000000ull
 #define STACK_BYTES          ((size_t)256 << 10)
 
 /* Anything after a comma that says KEY=VALUE is a label; other commas belong to the path. */
@@ -294,11 +295,22 @@ static void beat_done(struct rpc_async *async)
 	stop_check(role);
 }
 
+/* Memory that a burst of I/O touched and nobody uses any more. */
+static void idle_check(struct node_role *role)
+{
+	uint64_t now_ns = env_now_ns(role->daemon->env);
+	if (role->node == NULL || now_ns < role->idle_ns + IDLE_INTERVAL_NS)
+		return;
+	role->idle_ns = now_ns;
+	node_idle(role->node);
+}
+
 static void beat_send(struct env_timer *timer)
 {
 	struct node_role *role = CONTAINER_OF(timer, struct node_role, timer);
 	struct arena arena = {0};
 	Holdfast__V1__NodeHeartbeat *beat = ARENA_MESSAGE(&arena, NodeHeartbeat, node_heartbeat);
+	idle_check(role);
 	node_metrics_update(role);
 	beat->node = node_report_info(role, &arena);
 	beat->n_replicas = node_report_replicas(role, &arena, &beat->replicas);

@@ -57,6 +57,7 @@ struct node_role {
 	struct env_timer timer;
 	struct env_timer store_timer; /* takes failed stores out */
 	uint64_t interval_ns;
+	uint64_t idle_ns; /* when memory that is not used was last looked for */
 	struct metric metrics[NODE_METRICS];
 	struct co *co; /* opens and closes stores */
 	struct err open_err;
