@@ -86,13 +86,10 @@ $(OUT)/obj/%.o: %.c | $(GENC) $(TGENC)
 	$(say) CC $@
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(OUT)/libholdfast.a: $(LIBO)
-	@rm -f $@
-	@ar rcs $@ $^
 $(OUT)/libtestproto.a: $(TGENO)
-	@rm -f $@
-	@mkdir -p $(@D)
-	@ar rcs $@ $^
 $(OUT)/libsim.a: $(SIMO)
+$(OUT)/libfuzz.a: $(FUZZO)
+$(OUT)/%.a:
 	@rm -f $@
 	@mkdir -p $(@D)
 	@ar rcs $@ $^
@@ -122,10 +119,6 @@ $(OUT)/bench/%: $(OUT)/obj/bench/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
 	@mkdir -p $(@D)
 	$(say) LINK $@
 	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) -lnbd
-$(OUT)/libfuzz.a: $(FUZZO)
-	@rm -f $@
-	@mkdir -p $(@D)
-	@ar rcs $@ $^
 $(OUT)/tests/fuzz/%: $(OUT)/obj/tests/fuzz/%.o $(OUT)/libfuzz.a $(OUT)/libholdfast.a
 	@mkdir -p $(@D)
 	$(say) LINK $@
@@ -170,6 +163,12 @@ check-built: $(UNIT) $(SIM)
 check-threads: $(filter $(patsubst %,$(OUT)/tests/unit/%_test,$(THREADED)),$(UNIT))
 	@tests/run.sh $^
 
+# BENCH="--quick --rounds 1 --runtime 4": see bench/run.sh.
+BENCH ?=
+bench:
+	$(AGAIN) deps
+	$(AGAIN) all $(OUT)/bench/store_bench
+	@bench/run.sh $(BENCH)
 up:
 	$(AGAIN) deps
 	$(AGAIN) all
