@@ -161,7 +161,7 @@ fuzz-built: $(FUZZ)
 check-built: $(UNIT) $(SIM)
 	@tests/run.sh $^
 check-threads: $(filter $(patsubst %,$(OUT)/tests/unit/%_test,$(THREADED)),$(UNIT))
-	@tests/run.sh $^
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/tsan.supp tests/run.sh $^
 
 # BENCH="--quick --rounds 1 --runtime 4": see bench/run.sh.
 BENCH ?=
