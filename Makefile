@@ -68,7 +68,7 @@ $(OUT)/.deps: Makefile
 # Rewritten only when it changes, and only one object includes it.
 $(OUT)/gen/version_gen.h: FORCE
 	@mkdir -p $(@D)
-	@printf '#define HF_VERSION "%s"\n#define HF_BUILD_FLAGS "%s"\n' '$(VERSION)' '$(OPT) $(SAN)' >$@.new
+	@printf '#define HF_VERSION "%s"\n#define HF_BUILD_FLAGS "%s"\n' '$(VERSION)' '$(strip $(OPT) $(SAN))' >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 $(OUT)/obj/base/version.o: $(OUT)/gen/version_gen.h
 .PHONY: FORCE
@@ -161,7 +161,7 @@ fuzz-built: $(FUZZ)
 check-built: $(UNIT) $(SIM)
 	@tests/run.sh $^
 check-threads: $(filter $(patsubst %,$(OUT)/tests/unit/%_test,$(THREADED)),$(UNIT))
-	@tests/run.sh $^
+	@TSAN_OPTIONS=suppressions=$(CURDIR)/tests/tsan.supp tests/run.sh $^
 
 up:
 	$(AGAIN) deps

@@ -94,7 +94,7 @@ static int load_file(struct config_load *load, const char *path, struct err *err
 	return rc;
 }
 
-static int check_required(const struct config_load *load, struct err *err)
+static int check_all(const struct config_load *load, struct err *err)
 {
 	for (size_t i = 0; i < load->table->option_count; i++) {
 		const struct config_option *option = &load->table->options[i];
@@ -109,7 +109,7 @@ static int check_required(const struct config_load *load, struct err *err)
 				       "%s is missing: give --%s, or the key '%s' in the config file",
 				       option->name, option->name, option->name);
 	}
-	return 0;
+	return load->table->check ? load->table->check(load->config, err) : 0;
 }
 
 /* ---- the command line ---- */
@@ -225,7 +225,7 @@ int config_load(const struct config_table *table, int argc, char *const argv[], 
 		rc = load_file(&load, config_path, err);
 	for (int i = 1; i < argc && rc == 0; i++)
 		rc = take_flag(&load, argc, argv, &i, err);
-	return rc < 0 ? rc : check_required(&load, err);
+	return rc < 0 ? rc : check_all(&load, err);
 }
 
 int config_load_text(const struct config_table *table, const char *file_name, const char *text,
@@ -234,7 +234,7 @@ int config_load_text(const struct config_table *table, const char *file_name, co
 	struct config_load load = {.table = table, .config = config};
 	load_defaults(&load);
 	int rc = config_read_yaml(&load, file_name, text, strlen(text), err);
-	return rc < 0 ? rc : check_required(&load, err);
+	return rc < 0 ? rc : check_all(&load, err);
 }
 
 /* ---- help ---- */

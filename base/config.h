@@ -51,6 +51,9 @@ struct config_table {
 	const char *usage; /* "holdfastd node [FLAGS]" */
 	const struct config_option *options;
 	size_t option_count;
+	/* Looks at the whole once it is read: 0, or -errno with a sentence. NULL: nothing to look
+	 * at. */
+	int (*check)(const void *config, struct err *err);
 };
 
 /* What config_load() returns besides 0 and -errno. */

@@ -205,8 +205,9 @@ static int word_take(struct cli *cli, const char *word, const char **group, stru
 
 	if (cli->verb) {
 		if (cli->argument_count >= cli->verb->arguments_max)
-			return err_set(err, -EINVAL, "'%s' is too much: holdfast %s %s", word,
-				       cli->verb->words, cli->verb->arguments);
+			return err_set(err, -EINVAL, "'%s' is too much: holdfast %s%s%s", word,
+				       cli->verb->words, *cli->verb->arguments ? " " : "",
+				       cli->verb->arguments);
 		cli->arguments[cli->argument_count++] = word;
 		return 0;
 	}

@@ -28,6 +28,7 @@ const struct cli_column columns_store[] = {
 	{"CAPACITY", "capacity", COLUMN_SIZE, false},
 	{"USED", "used", COLUMN_SIZE, false},
 	{"REPLICAS", "replica_count", COLUMN_NUMBER, false},
+	{"TYPE", "type", COLUMN_TEXT, false},
 	{"PATH", "path", COLUMN_TEXT, false},
 	{"UUID", "uuid", COLUMN_TEXT, true},
 	{0},
@@ -75,10 +76,11 @@ json_t *export_json(const Holdfast__V1__ExportInfo *e)
 
 json_t *process_json(const Holdfast__V1__ProcessInfo *p)
 {
-	return json_pack("{ss ss sI ss ss ss ss sI ss}", "role", p->role, "name", p->name, "pid",
+	return json_pack("{ss ss sI ss ss ss ss sI ss sb}", "role", p->role, "name", p->name, "pid",
 			 (json_int_t)p->pid, "state", p->state, "admin_address", p->admin_address,
 			 "io_engine", p->io_engine, "version", p->version, "started_ms",
-			 (json_int_t)p->started_ms, "metrics_address", p->metrics_address);
+			 (json_int_t)p->started_ms, "metrics_address", p->metrics_address,
+			 "insecure_tcp", p->insecure_tcp);
 }
 
 json_t *volume_json(const Holdfast__V1__VolumeInfo *v)
@@ -118,18 +120,12 @@ json_t *store_json(const Holdfast__V1__StoreInfo *s, const char *node)
 	for (size_t i = 0; i < s->n_counters; i++)
 		json_object_set_new(counters, s->counters[i]->name,
 				    json_integer((json_int_t)s->counters[i]->value));
-	return json_pack("{ss ss ss ss sI sI sI sI sI sI so}",
-		"node", node,
-		"uuid", s->uuid,
-		"path", s->path,
-		"state", s->state,
-		"capacity", (json_int_t)s->capacity_bytes,
-		"used", (json_int_t)s->used_bytes,
-		"reserved", (json_int_t)s->reserved_bytes,
-		"replica_count", (json_int_t)s->replica_count,
-		"incarnation", (json_int_t)s->incarnation,
-		"root_generation", (json_int_t)s->root_generation,
-		"counters", counters);
+	return json_pack("{ss ss ss ss ss sI sI sI sI sI sI so}", "node", node, "uuid", s->uuid,
+			 "path", s->path, "type", s->type, "state", s->state, "capacity",
+			 (json_int_t)s->capacity_bytes, "used", (json_int_t)s->used_bytes,
+			 "reserved", (json_int_t)s->reserved_bytes, "replica_count",
+			 (json_int_t)s->replica_count, "incarnation", (json_int_t)s->incarnation,
+			 "root_generation", (json_int_t)s->root_generation, "counters", counters);
 }
 
 json_t *node_json(const struct cli *cli, const Holdfast__V1__NodeInfo *n)
@@ -145,24 +141,14 @@ json_t *node_json(const struct cli *cli, const Holdfast__V1__NodeInfo *n)
 		capacity += (json_int_t)n->stores[i]->capacity_bytes;
 		used += (json_int_t)n->stores[i]->used_bytes;
 	}
-	return json_pack("{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI so}",
-		"name", n->name,
-		"pid", (json_int_t)pid,
-		"state", is_gone ? "offline" : n->state,
-		"uuid", n->uuid,
-		"store_count", (json_int_t)n->n_stores,
-		"capacity", capacity,
-		"used", used,
-		"cordoned", n->cordoned,
-		"address", n->address,
-		"admin_address", n->admin_address,
-		"zone", n->zone,
-		"rack", n->rack,
-		"host", n->host,
-		"io_engine", n->io_engine,
-		"version", n->version,
-		"last_seen_ms", (json_int_t)n->last_seen_ms,
-		"stores", stores);
+	return json_pack("{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI sb so}", "name", n->name,
+			 "pid", (json_int_t)pid, "state", is_gone ? "offline" : n->state, "uuid",
+			 n->uuid, "store_count", (json_int_t)n->n_stores, "capacity", capacity,
+			 "used", used, "cordoned", n->cordoned, "address", n->address,
+			 "admin_address", n->admin_address, "zone", n->zone, "rack", n->rack,
+			 "host", n->host, "io_engine", n->io_engine, "version", n->version,
+			 "last_seen_ms", (json_int_t)n->last_seen_ms, "insecure_tcp",
+			 n->insecure_tcp, "stores", stores);
 }
 
 /* ---- long forms ---- */

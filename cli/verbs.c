@@ -35,7 +35,13 @@ static const struct cli_option options_resize[] = {
 static const struct cli_option options_export[] = {
 	{"listen", 0, CLI_TEXT, "ADDRESS",
 	 "one more address: tcp:127.0.0.1:PORT or unix:/PATH (default: the gateway's socket)"},
+	{"gateway", 0, CLI_TEXT, "NAME", "that serves it (default: any that is online)"},
 	{"read-only", 0, CLI_FLAG, NULL, "refuse writes"},
+	OPTION_END,
+};
+static const struct cli_option options_unexport[] = {
+	{"force", 0, CLI_FLAG, NULL, "also when its gateway does not answer; with --yes"},
+	OPTION_YES,
 	OPTION_END,
 };
 static const struct cli_option options_yes[] = {OPTION_YES, OPTION_END};
@@ -67,7 +73,8 @@ static const struct cli_option options_events[] = {
 const struct cli_verb cli_verbs[] = {
 	{"up", "", "start a local cluster, or what is missing of it",
 	 "One manager, nodes with a store each, and a gateway, as background processes with their\n"
-	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is harmless.",
+	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is "
+	 "harmless.",
 	 options_up, 0, 0, verb_up},
 	{"down", "", "stop the local cluster; nothing is lost", NULL, NULL, 0, 0, verb_down},
 	{"status", "", "processes, nodes, volumes and exports", NULL, NULL, 0, 0, verb_status},
@@ -90,8 +97,15 @@ const struct cli_verb cli_verbs[] = {
 	{"volume export", "NAME", "serve a volume over NBD",
 	 "Prints the NBD URI alone on standard output; the same one when repeated.", options_export,
 	 1, 1, verb_volume_export},
-	{"volume unexport", "NAME", "end a volume's export; clients are disconnected", NULL, NULL, 1,
-	 1, verb_volume_unexport},
+	{"volume unexport", "NAME", "end a volume's export; clients are disconnected",
+	 "With --force the volume is free even when its gateway cannot be reached, so that another "
+	 "one\n"
+	 "can export it. Should the old gateway still run, its clients may write until the next "
+	 "export\n"
+	 "or delete of the volume; from then on the replicas refuse it, and its clients get "
+	 "errors.\n"
+	 "Nothing that was acknowledged is lost.",
+	 options_unexport, 1, 1, verb_volume_unexport},
 	{"replica list", "VOLUME", "where a volume's replicas are and how far", NULL, NULL, 1, 1,
 	 verb_replica_list},
 	{"replica repair", "VOLUME", "bring replicas back that need it", NULL, options_repair, 1, 1,
@@ -110,7 +124,7 @@ const struct cli_verb cli_verbs[] = {
 	 verb_store_dump},
 	{"store list", "", "stores of all nodes", NULL, NULL, 0, 0, verb_store_list},
 	{"events", "", "what happened, oldest first", NULL, options_events, 0, 0, verb_events},
-	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1,
-	 1, verb_config_check},
+	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1, 1,
+	 verb_config_check},
 	{0},
 };

@@ -108,7 +108,6 @@ int verb_store_list(struct cli *cli)
 static int local_node_check(struct cli *cli)
 {
 	const char *name = cli->arguments[0];
-	char path[LOCAL_PATH_BYTES];
 	struct err err = {0};
 
 	if (name_check("node name", name, &err) < 0)
@@ -120,8 +119,7 @@ static int local_node_check(struct cli *cli)
 	if (strcmp(name, LOCAL_MANAGER) == 0 || strcmp(name, LOCAL_GATEWAY) == 0 ||
 	    !local_exists(cli, name))
 		return cli_fail(CLI_NOT_FOUND, "'holdfast node list' shows the nodes.",
-				"there is no local node '%s' in %s", name,
-				local_path(cli, "", "", path));
+				"there is no local node '%s' in %s", name, cli->dir);
 	return CLI_OK;
 }
 

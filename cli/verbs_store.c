@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/config.h"
 #include "cli/local.h"
@@ -152,6 +153,10 @@ int verb_config_check(struct cli *cli)
 			continue;
 		printf("%s: good for the role %s\n", cli->arguments[0], roles[i]->name);
 		good = true;
+	}
+	if (access(cli->arguments[0], R_OK) < 0) { /* the same for every role */
+		(void)err_set(&errs[0], -errno, "%s: %s", cli->arguments[0], strerror(errno));
+		return cli_fail_err(&errs[0], NULL);
 	}
 	if (!known)
 		return cli_fail(CLI_USAGE, NULL, "--role is '%s', not manager, node or gateway", only);

@@ -190,11 +190,28 @@ int verb_volume_delete(struct cli *cli)
 
 int verb_volume_unexport(struct cli *cli)
 {
+	Holdfast__V1__VolumeUnexportRequest request = HOLDFAST__V1__VOLUME_UNEXPORT_REQUEST__INIT;
 	ProtobufCMessage *reply;
 	struct err err = {0};
+	char what[192];
 
-	if (call_by_name(cli, "VolumeUnexport", &reply, &err) < 0)
-		return cli_call_failed(cli, &err);
+	if (name_argument(cli, &err) < 0)
+		return cli_fail_err(&err, NULL);
+	snprintf(what, sizeof(what),
+		 "take the volume '%s' from its gateway, whose clients lose it even if they still "
+		 "write",
+		 cli->arguments[0]);
+	request.name = (char *)cli->arguments[0];
+	request.force = cli_value(cli, "force") != NULL;
+	if (request.force && !cli_confirmed(cli, what))
+		return CLI_USAGE;
+	if (cli_call(cli, "VolumeUnexport", &request.base, &reply, &err) < 0) {
+		if (err.code != -EBUSY || request.force)
+			return cli_call_failed(cli, &err);
+		return cli_fail_err(
+			&err,
+			"When its gateway is gone for good, --force takes the volume from it.");
+	}
 	rpc_message_free(reply);
 	return CLI_OK;
 }
@@ -203,6 +220,7 @@ int verb_volume_export(struct cli *cli)
 {
 	Holdfast__V1__VolumeExportRequest request = HOLDFAST__V1__VOLUME_EXPORT_REQUEST__INIT;
 	const char *listen = cli_value(cli, "listen");
+	const char *gateway = cli_value(cli, "gateway");
 	ProtobufCMessage *reply;
 	struct err err = {0};
 
@@ -210,6 +228,7 @@ int verb_volume_export(struct cli *cli)
 		return cli_fail_err(&err, NULL);
 	request.name = (char *)cli->arguments[0];
 	request.listen = (char *)(listen ? listen : "");
+	request.gateway = (char *)(gateway ? gateway : "");
 	request.read_only = cli_value(cli, "read-only") != NULL;
 	if (cli_call(cli, "VolumeExport", &request.base, &reply, &err) < 0)
 		return cli_call_failed(cli, &err);

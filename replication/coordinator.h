@@ -82,6 +82,10 @@ struct coordinator *coordinator_create(struct env *env, struct peers *peers,
 void coordinator_shutdown(struct coordinator *coordinator, void (*done)(void *ctx), void *ctx);
 void coordinator_destroy(struct coordinator *coordinator);
 
+/* To be called every few seconds: when nothing was written since the last call and every replica
+ * that is there has everything, the memory of the window goes back to the kernel. */
+void coordinator_idle(struct coordinator *coordinator);
+
 enum coordinator_op {
 	COORDINATOR_READ,
 	COORDINATOR_WRITE,

@@ -130,6 +130,7 @@ struct coordinator {
 	struct list window_free, window_used; /* used: seq order */
 	struct window_entry *by_seq[WINDOW_SEQ_MAP];
 	struct bufpool *bufs;
+	uint64_t idle_seq;          /* last_seq at the last coordinator_idle() */
 	struct list writes_waiting; /* requests: no slot, or not open */
 	struct list reads_waiting;  /* overlap, no slot, or no source */
 	struct list flushes;

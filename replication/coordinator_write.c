@@ -51,6 +51,20 @@ bool window_evict(struct coordinator *co)
 	return false;
 }
 
+void coordinator_idle(struct coordinator *co)
+{
+	bool is_idle = co->open && co->idle_seq == co->last_seq && co->commit_seq == co->last_seq;
+	co->idle_seq = co->last_seq;
+	for (uint32_t i = 0; i < co->member_count; i++)
+		if (co->members[i].up && co->members[i].acked_seq < co->last_seq)
+			is_idle = false; /* it is fed from the window */
+	if (!is_idle)
+		return;
+	while (window_evict(co))
+		;
+	bufpool_trim(co->bufs);
+}
+
 static struct window_entry *window_slot(struct coordinator *co)
 {
 	for (;;) {

@@ -283,6 +283,14 @@ static void accepted(void *ctx, struct env_conn *io, const struct env_peer *peer
 
 /* ---- start and end ---- */
 
+void node_idle(struct node *node)
+{
+	uint64_t bytes = node->counters.payload_bytes_in + node->counters.payload_bytes_out;
+	if (bytes == node->idle_bytes)
+		bufpool_trim(node->bufs);
+	node->idle_bytes = bytes;
+}
+
 static void wait_fire(struct env_timer *timer)
 {
 	node_waiting_check(CONTAINER_OF(timer, struct node, wait_timer));

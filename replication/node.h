@@ -46,6 +46,10 @@ void node_remove_store(struct node *node, struct store *store);
 void node_shutdown(struct node *node, void (*done)(void *ctx), void *ctx);
 void node_destroy(struct node *node); /* after shutdown's done, or as a crash in the simulator */
 
+/* To be called every few seconds: when no payload moved since the last call, payload memory goes
+ * back to the kernel. */
+void node_idle(struct node *node);
+
 struct node_info {
 	uint32_t connections, sessions, stores;
 	uint64_t frames_in, frames_out, payload_bytes_in, payload_bytes_out, violations;

@@ -115,6 +115,7 @@ struct node {
 	uint32_t conn_count;
 	struct list replicas;
 	struct bufpool *bufs;
+	uint64_t idle_bytes; /* of payload that had moved at the last node_idle() */
 	struct node_op *ops;
 	uint32_t ops_max, ops_fresh, conns_paused;
 	struct list ops_free;

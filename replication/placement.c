@@ -208,7 +208,7 @@ static int too_few(const struct placement_request *r, const struct placement_sto
 	static const char *const levels[] = {"hosts", "racks", "zones"};
 	struct census usable = census_take(r, stores, count, false);
 	struct census all = census_take(r, stores, count, true);
-	char left_out[256] = "";
+	char left_out[384] = "";
 	size_t at = 0;
 	for (enum placement_verdict v = PLACEMENT_NODE_OFFLINE; v <= PLACEMENT_TYPE_DIFFERS; v++) {
 		uint32_t n = 0;
@@ -218,6 +218,13 @@ static int too_few(const struct placement_request *r, const struct placement_sto
 			at += (size_t)snprintf(left_out + at, sizeof(left_out) - at, "%s%u %s",
 					       at ? ", " : "; stores left out: ", n,
 					       verdict_word(v));
+	}
+	if (r->type && r->type[0] && at < sizeof(left_out)) {
+		uint32_t typed = 0;
+		for (uint32_t i = 0; i < count; i++)
+			typed += strcmp(stores[i].type, r->type) == 0;
+		snprintf(left_out + at, sizeof(left_out) - at,
+			 "; %u of %u stores have the type '%s'", typed, count, r->type);
 	}
 	return err_set(err, -ENOSPC,
 		       "replication factor %u needs as many different %s; usable are %u stores on "

@@ -40,16 +40,19 @@ int duration_parse(const char *text, uint64_t *ret_ms)
 	return -EINVAL;
 }
 
+bool label_is_valid(const char *value)
+{
+	static const char allowed[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+	size_t bytes = strlen(value);
+	return bytes > 0 && bytes < LABEL_BYTES && strspn(value, allowed) == bytes;
+}
+
 static int parse_type(const char *value, struct class_settings *settings)
 {
-	size_t bytes = strlen(value);
-	if (bytes == 0 || bytes >= sizeof(settings->type))
+	if (!label_is_valid(value))
 		return -EINVAL;
-	for (size_t i = 0; i < bytes; i++)
-		if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.",
-			    value[i]))
-			return -EINVAL;
-	memcpy(settings->type, value, bytes + 1);
+	snprintf(settings->type, sizeof(settings->type), "%s", value);
 	return 0;
 }
 

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "volmgr/records.h"
 
 #define IDENTITY_BYTES_MAX 256
@@ -209,11 +210,21 @@ int daemon_cluster_set(struct daemon *daemon, const struct uuid *cluster_uuid, s
 
 /* ---- open, close ---- */
 
+static const struct metric_desc info_desc = {"holdfast_start_time_seconds",
+					     "When the process started, and what it is",
+					     METRIC_GAUGE, false};
+
 static int metrics_open(struct daemon *daemon, const char *option, struct err *err)
 {
 	daemon->metrics = metrics_create();
 	if (daemon->metrics == NULL)
 		return err_set(err, -ENOMEM, "metrics: out of memory");
+	const struct metric_label labels[] = {{"name", daemon->name},
+					      {"version", build_version()},
+					      {"engine", loop_engine_name(daemon->loop)}};
+	if (metric_add(daemon->metrics, &daemon->info, &info_desc, labels, ARRAY_LEN(labels)) < 0)
+		return err_set(err, -ENOMEM, "metrics: out of memory");
+	metric_set(&daemon->info, (int64_t)(daemon->started_ms / 1000));
 	if (strcmp(option, "off") == 0)
 		return 0;
 	char path[DAEMON_PATH_BYTES], address[DAEMON_PATH_BYTES + 8];
@@ -266,12 +277,38 @@ static void daemon_closep(struct daemon **daemon)
 	daemon_close(*daemon);
 }
 
-int daemon_open(const struct daemon_options *options, struct daemon **ret, struct err *err)
+int daemon_options_check(const struct daemon_options *options, struct err *err)
 {
+	enum loop_engine engine;
 	enum log_level level;
 	if (log_level_parse(options->log_level, &level) < 0)
 		return err_set(err, -EINVAL, "log-level '%s': must be error, warn, info or debug",
 			       options->log_level);
+	return loop_engine_parse(options->io_engine, &engine, err);
+}
+
+bool address_is_loopback(const char *address)
+{
+	return strncmp(address, "unix:", 5) == 0 || strncmp(address, "tcp:127.", 8) == 0 ||
+	       strncmp(address, "tcp:[::1]:", 10) == 0;
+}
+
+int daemon_listen_check(const char *option, const char *address, bool insecure_tcp, struct err *err)
+{
+	if (address == NULL || address[0] == '\0' || insecure_tcp || address_is_loopback(address))
+		return 0;
+	return err_set(err, -EINVAL,
+		       "%s '%s': only unix sockets and loopback; nothing else is encrypted", option,
+		       address);
+}
+
+int daemon_open(const struct daemon_options *options, struct daemon **ret, struct err *err)
+{
+	enum log_level level;
+	int rc = daemon_options_check(options, err);
+	if (rc < 0)
+		return rc;
+	(void)log_level_parse(options->log_level, &level); /* was checked */
 	log_level_set(level);
 	umask(0077);
 	CLEANUP(daemon_closep) struct daemon *daemon = calloc(1, sizeof(*daemon));
@@ -290,7 +327,7 @@ int daemon_open(const struct daemon_options *options, struct daemon **ret, struc
 			       "'%s': sockets need a state directory of at most 90 bytes",
 			       daemon->state_dir);
 	daemon->lock_fd = daemon_lock(options, "pid", err);
-	int rc = daemon->lock_fd < 0 ? daemon->lock_fd : loop_open(daemon, options, err);
+	rc = daemon->lock_fd < 0 ? daemon->lock_fd : loop_open(daemon, options, err);
 	if (rc == 0)
 		rc = identity_load(daemon, err);
 	if (rc == 0)
@@ -305,6 +342,7 @@ void daemon_close(struct daemon *daemon)
 	if (daemon == NULL)
 		return;
 	metrics_server_stop(daemon->metrics_server);
+	metric_remove(&daemon->info);
 	if (daemon->metrics != NULL)
 		metrics_destroy(daemon->metrics);
 	if (daemon->env != NULL)

@@ -104,6 +104,7 @@ struct daemon {
 	/* private to daemon.c */
 	char state_dir[DAEMON_PATH_BYTES]; /* DIR/NAME */
 	struct metrics_server *metrics_server;
+	struct metric info;
 	int lock_fd;
 	uint64_t ready_fd;
 	void (*stop)(void *ctx);
@@ -131,6 +132,15 @@ extern const struct role gateway_role; /* gateway.c */
 int daemon_open(const struct daemon_options *options, struct daemon **ret, struct err *err);
 /* What the role made on the loop must be gone. NULL is fine. */
 void daemon_close(struct daemon *daemon);
+
+/* What can be said about options before anything is opened: for `check` of a role's table. */
+int daemon_options_check(const struct daemon_options *options, struct err *err);
+/* A unix socket or a loopback address. */
+bool address_is_loopback(const char *address);
+/* -EINVAL naming the option when the address (NULL and "": its default) is not loopback and not
+ * allowed to be anything else. */
+int daemon_listen_check(const char *option, const char *address, bool insecure_tcp,
+			struct err *err);
 
 /* "DIR/NAME/file". Returns buf. */
 const char *daemon_path(const struct daemon *daemon, const char *file, char buf[DAEMON_PATH_BYTES]);

@@ -26,6 +26,7 @@
 #define BEAT_TIMEOUT_MS 3000
 #define LISTEN_LATE_NS 1500000000ull
 #define SERVER_DRAIN_MS 300
+#define IDLE_INTERVAL_NS     4000000000ull
 
 static const struct config_option gateway_option_list[] = {
 	DAEMON_OPTIONS("g1"),
@@ -47,17 +48,20 @@ static const struct config_option gateway_option_list[] = {
 	 .help = "Allow exports on addresses that are not loopback; nothing there is encrypted"},
 };
 
+static int gateway_options_check(const void *config, struct err *err)
+{
+	const struct gateway_options *options = config;
+	int rc = daemon_options_check(&options->daemon, err);
+
+	return rc == 0 ? daemon_listen_check("nbd", options->nbd, options->insecure_tcp, err) : rc;
+}
+
 static const struct config_table gateway_table = {
 	.usage = "holdfastd gateway [FLAGS]",
 	.options = gateway_option_list,
 	.option_count = ARRAY_LEN(gateway_option_list),
+	.check = gateway_options_check,
 };
-
-bool address_is_loopback(const char *address)
-{
-	return strncmp(address, "unix:", 5) == 0 || strncmp(address, "tcp:127.", 8) == 0 ||
-	       strncmp(address, "tcp:[::1]:", 10) == 0;
-}
 
 /* ---- NBD on the gateway's own socket ---- */
 
@@ -306,6 +310,19 @@ static void beat_events(struct gateway *g, Holdfast__V1__GatewayHeartbeat *beat,
 	g->event_sent = g->event_count;
 }
 
+/* Memory that a burst of I/O touched and nobody uses any more. */
+static void idle_check(struct gateway *g)
+{
+	uint64_t now_ns = env_now_ns(g->daemon->env);
+
+	if (now_ns < g->idle_ns + IDLE_INTERVAL_NS)
+		return;
+	g->idle_ns = now_ns;
+	nbd_server_idle(g->nbd);
+	list_for_each (link, &g->volumes)
+		coordinator_idle(CONTAINER_OF(link, struct gateway_volume, link)->coordinator);
+}
+
 static void beat_send(struct env_timer *timer)
 {
 	struct gateway *g = CONTAINER_OF(timer, struct gateway, timer);
@@ -313,6 +330,8 @@ static void beat_send(struct env_timer *timer)
 	Holdfast__V1__GatewayHeartbeat *beat =
 		ARENA_MESSAGE(&arena, GatewayHeartbeat, gateway_heartbeat);
 
+	idle_check(g);
+	gateway_metrics_update(g);
 	beat->gateway = gateway_report_process(g, &arena);
 	beat->boot_id = g->daemon->boot_id;
 	beat->nbd_address = arena_copy(&arena, g->nbd_address);
@@ -412,7 +431,7 @@ static void gateway_stop(void *ctx)
 
 /* ---- the start ---- */
 
-static int options_check(struct gateway *g, struct err *err)
+static void addresses_fill(struct gateway *g)
 {
 	char path[DAEMON_PATH_BYTES];
 
@@ -422,11 +441,6 @@ static int options_check(struct gateway *g, struct err *err)
 	else
 		snprintf(g->nbd_address, sizeof(g->nbd_address), "unix:%.110s",
 			 daemon_path(g->daemon, "nbd.sock", path));
-	if (!address_is_loopback(g->nbd_address) && !g->options->insecure_tcp)
-		return err_set(err, -EINVAL,
-			       "nbd '%s': only unix sockets and loopback without --insecure-tcp",
-			       g->nbd_address);
-	return 0;
 }
 
 static int admin_open(struct gateway *g, struct err *err)
@@ -449,6 +463,7 @@ static int admin_open(struct gateway *g, struct err *err)
 
 static void gateway_free(struct gateway *g)
 {
+	gateway_metrics_remove(g);
 	peers_destroy(g->peers);
 	nbd_server_destroy(g->nbd);
 	rpc_client_destroy(g->client);
@@ -471,9 +486,10 @@ static int gateway_run(struct daemon *daemon, const void *options, struct err *e
 	g->timer.fire = beat_send;
 	g->listen_timer.fire = listen_late;
 	g->stop_step.fire = stop_step;
-	rc = options_check(g, err);
+	addresses_fill(g);
+	rc = nbd_server_create(daemon->env, NULL, &g->nbd, err);
 	if (rc == 0)
-		rc = nbd_server_create(daemon->env, NULL, &g->nbd, err);
+		rc = gateway_metrics_add(g, err);
 	if (rc == 0)
 		rc = admin_open(g, err);
 	if (rc < 0) {

@@ -17,6 +17,7 @@
 #define GATEWAY_EVENTS_MAX 64 /* waiting to be told; older ones give way */
 #define GATEWAY_WAITERS_MAX 8 /* calls that wait for one volume */
 #define GATEWAY_FINDINGS_MAX 256
+#define GATEWAY_METRICS      4
 
 struct gateway_options {
 	struct daemon_options daemon;
@@ -93,8 +94,8 @@ struct gateway_volume {
 };
 
 struct gateway_volume *gateway_volume_find(struct gateway *g, const char *name);
-/* Starts to take the volume. 0 and *ret (also when it is there), -ENOSPC, -ENOMEM, -EAGAIN while it
- * is ending. */
+/* Starts to take the volume. 0 and *ret (also when it is there for this intent or a later one),
+ * -ENOSPC, -ENOMEM, -EAGAIN while it is ending. */
 int gateway_volume_attach(struct gateway *g, const char *name, uint64_t intent_id,
 			  struct gateway_volume **ret, struct err *err);
 /* Begins the end: disconnects clients, shuts the coordinator down, frees. Idempotent. */
@@ -125,6 +126,10 @@ size_t gateway_report_replicas(struct gateway_volume *v, struct arena *arena,
 Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct arena *arena);
 void gateway_event(struct gateway *g, enum event_level level, const char *volume, const char *kind,
 		   const char *text);
+/* The gateway's own, updated with each heartbeat. 0 or -errno. */
+int gateway_metrics_add(struct gateway *g, struct err *err);
+void gateway_metrics_update(struct gateway *g);
+void gateway_metrics_remove(struct gateway *g);
 int gateway_volume_metrics_add(struct gateway_volume *v);
 void gateway_volume_metrics_remove(struct gateway_volume *v);
 
@@ -170,6 +175,7 @@ struct gateway {
 	struct env_timer listen_timer;
 	uint64_t interval_ns;
 	uint64_t started_ns;
+	uint64_t idle_ns;           /* when memory that is not used was last looked for */
 	uint64_t attach_generation; /* rises with each attach that did not come by heartbeat */
 	bool is_stopping;
 	bool nbd_stopped;
@@ -178,6 +184,7 @@ struct gateway {
 	struct env_timer stop_step;
 	bool peers_stopping;
 	bool peers_stopped;
+	struct metric metrics[GATEWAY_METRICS];
 	struct err failure; /* why it stops by itself */
 };
 
@@ -185,6 +192,5 @@ struct gateway {
 void gateway_listen_check(struct gateway *g);
 /* A volume is gone; the last one lets a stop go on. */
 void gateway_volume_gone(struct gateway *g);
-bool address_is_loopback(const char *address);
 
 #endif

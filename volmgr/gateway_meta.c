@@ -109,7 +109,8 @@ static void member_fill(struct coordinator_volume *volume, const struct record_m
 		.store_uuid = from->store_uuid,
 		.voter = is_voter,
 	};
-	snprintf(member->node_name, sizeof(member->node_name), "%s", from->node);
+	static_assert(sizeof(member->node_name) == sizeof(from->node), "both hold a name");
+	memcpy(member->node_name, from->node, sizeof(member->node_name));
 }
 
 static void volume_fill(struct gateway_meta *meta)

@@ -139,6 +139,7 @@ Holdfast__V1__ProcessInfo *gateway_report_process(struct gateway *g, struct aren
 	out->version = arena_copy(arena, build_version());
 	out->started_ms = g->daemon->started_ms;
 	out->metrics_address = arena_copy(arena, g->daemon->metrics_address);
+	out->insecure_tcp = g->options->insecure_tcp;
 	return out;
 }
 
@@ -162,6 +163,43 @@ void gateway_event(struct gateway *g, enum event_level level, const char *volume
 }
 
 /* ---- metrics ---- */
+
+static const struct metric_desc gateway_descs[GATEWAY_METRICS] = {
+	{"holdfast_gateway_volumes", "Volumes attached", METRIC_GAUGE, false},
+	{"holdfast_gateway_exports", "Volumes exported", METRIC_GAUGE, false},
+	{"holdfast_gateway_connections", "NBD clients", METRIC_GAUGE, false},
+	{"holdfast_gateway_manager_lost", "1 when heartbeats are not answered", METRIC_GAUGE,
+	 false},
+};
+
+int gateway_metrics_add(struct gateway *g, struct err *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; i < GATEWAY_METRICS && rc == 0; i++)
+		rc = metric_add(g->daemon->metrics, &g->metrics[i], &gateway_descs[i], NULL, 0);
+	return rc < 0 ? err_set(err, rc, "metrics: %s", err_name(rc)) : 0;
+}
+
+void gateway_metrics_update(struct gateway *g)
+{
+	struct nbd_stats stats;
+	int64_t exports = 0;
+
+	list_for_each (link, &g->volumes)
+		exports += CONTAINER_OF(link, struct gateway_volume, link)->is_exported;
+	metric_set(&g->metrics[0], g->volume_count);
+	metric_set(&g->metrics[1], exports);
+	nbd_server_stats(g->nbd, &stats);
+	metric_set(&g->metrics[2], (int64_t)stats.connections);
+	metric_set(&g->metrics[3], g->manager_lost);
+}
+
+void gateway_metrics_remove(struct gateway *g)
+{
+	for (size_t i = 0; i < GATEWAY_METRICS; i++)
+		metric_remove(&g->metrics[i]);
+}
 
 #define VOLUME_METRICS 5
 

@@ -53,12 +53,12 @@ static void handle_attach(void *ctx, struct rpc_call *call)
 
 static void handle_detach(void *ctx, struct rpc_call *call)
 {
-	const Holdfast__V1__VolumeName *request = (void *)rpc_call_request(call);
+	const Holdfast__V1__DetachRequest *request = (void *)rpc_call_request(call);
 	Holdfast__V1__Empty empty = HOLDFAST__V1__EMPTY__INIT;
-	struct gateway_volume *v = gateway_volume_find(ctx, request->name);
+	struct gateway_volume *v = gateway_volume_find(ctx, request->volume);
 
-	if (!v) {
-		(void)rpc_call_reply(call, &empty.base); /* as asked for */
+	if (!v || v->intent_id > request->intent_id) { /* what was meant is not there */
+		(void)rpc_call_reply(call, &empty.base);
 		return;
 	}
 	gateway_volume_end(v, 0);
@@ -85,11 +85,16 @@ static void handle_export(void *ctx, struct rpc_call *call)
 
 static void handle_unexport(void *ctx, struct rpc_call *call)
 {
-	const Holdfast__V1__VolumeName *request = (void *)rpc_call_request(call);
-	struct gateway_volume *v = volume_of(ctx, call, request->name);
+	const Holdfast__V1__DetachRequest *request = (void *)rpc_call_request(call);
+	Holdfast__V1__Empty empty = HOLDFAST__V1__EMPTY__INIT;
+	struct gateway_volume *v = volume_of(ctx, call, request->volume);
 
 	if (!v)
 		return;
+	if (v->intent_id > request->intent_id) { /* a later attachment is not meant */
+		(void)rpc_call_reply(call, &empty.base);
+		return;
+	}
 	gateway_volume_unexport(v);
 	gateway_volume_wait(v, call, WAIT_UNEXPORT);
 }

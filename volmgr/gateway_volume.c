@@ -12,7 +12,8 @@
  * W3  Everything that ends something runs on a turn of its own (the step timer), never inside a
  *     callback of the coordinator or the NBD server.
  * W4  What is superseded (-ESHUTDOWN by the coordinator) is ended here at once; the manager decides
- *     whether it is attached again, under a new epoch.
+ *     whether it is attached again, under a new epoch. So is what was attached for an earlier
+ * intent: an attach is never answered by a coordinator that was opened before it (lifecycle.h, E5).
  */
 #include "volmgr/gateway.h"
 
@@ -266,8 +267,11 @@ int gateway_volume_attach(struct gateway *g, const char *name, uint64_t intent_i
 
 	if (v && v->is_ending)
 		return err_set(err, -EAGAIN, "volume '%s' is being detached", name);
+	if (v && v->intent_id < intent_id) { /* abandoned meanwhile: its epoch may be fenced */
+		gateway_volume_end(v, -ESHUTDOWN);
+		return err_set(err, -EAGAIN, "volume '%s' is being detached", name);
+	}
 	if (v) {
-		v->intent_id = MAX(v->intent_id, intent_id);
 		*ret = v;
 		return 0;
 	}

@@ -225,10 +225,12 @@ static const char *condition_of(enum volume_intent intent)
 	case INTENT_ATTACH:
 		return "AttachFailed";
 	case INTENT_DETACH:
+	case INTENT_ABANDON:
 		return "DetachFailed";
 	case INTENT_CLEANUP:
 		return "CleanupFailed";
 	case INTENT_NONE:
+	case INTENTS:
 		break;
 	}
 	return "";
@@ -269,6 +271,7 @@ static void op_effect_succeeded(struct lifecycle_op *op)
 		next_make(op, VOLUME_BOUND, INTENT_NONE);
 		break;
 	case INTENT_DETACH:
+	case INTENT_ABANDON:
 		if (r->delete_wanted && r->state == VOLUME_RELEASING)
 			next_make(op, VOLUME_DELETED, INTENT_CLEANUP);
 		else
@@ -279,6 +282,7 @@ static void op_effect_succeeded(struct lifecycle_op *op)
 		op_swap(op, true);
 		return;
 	case INTENT_NONE:
+	case INTENTS:
 		assert(!"no intent");
 	}
 	volume_condition_clear(&op->next, condition);
@@ -318,6 +322,7 @@ static void op_finish(struct lifecycle_op *op)
 {
 	enum volume_state want = op->goal == LIFECYCLE_BIND ? VOLUME_BOUND : VOLUME_AVAILABLE;
 	bool gone_is_fine = op->goal == LIFECYCLE_DELETE || op->goal == LIFECYCLE_RESUME ||
+			    op->goal == LIFECYCLE_ABANDON ||
 			    (op->goal == LIFECYCLE_RELEASE && op->then_delete);
 	if (op->failure < 0) {
 		op_end(op, op->failure);
@@ -405,6 +410,22 @@ static void op_decide_delete(struct lifecycle_op *op)
 	}
 }
 
+/* The intent of a bind or release that waits for the gateway gives way to this one. */
+static void op_decide_abandon(struct lifecycle_op *op)
+{
+	const struct volume_record *r = &op->record;
+	if (r->intent == INTENT_ABANDON || r->state == VOLUME_AVAILABLE) {
+		op->entered = true; /* by an earlier request, or there is nothing to abandon */
+		op_drive(op);
+	} else if (r->state == VOLUME_BINDING || r->state == VOLUME_RELEASING) {
+		next_make(op, r->state, INTENT_ABANDON);
+		op->next.request_token = op->token;
+		op_swap(op, false);
+	} else {
+		op_enter(op, VOLUME_RELEASING, INTENT_ABANDON);
+	}
+}
+
 static void op_decide(struct lifecycle_op *op)
 {
 	if (op->mod_revision && op->record.request_token == op->token)
@@ -420,6 +441,8 @@ static void op_decide(struct lifecycle_op *op)
 		op_enter(op, VOLUME_BINDING, INTENT_ATTACH);
 	} else if (op->goal == LIFECYCLE_RELEASE) {
 		op_enter(op, VOLUME_RELEASING, INTENT_DETACH);
+	} else if (op->goal == LIFECYCLE_ABANDON) {
+		op_decide_abandon(op);
 	} else {
 		op_decide_delete(op);
 	}

@@ -23,6 +23,11 @@
  *     earlier intent_id will. A detach that comes late leaves an attachment alone whose intent_id
  *     is higher than its own.
  * E4  cleanup: when done, none of the replicas named by the record exists.
+ * E5  abandon: a detach of a gateway that may never answer: it is told when it can be reached, and
+ *     the effect succeeds either way. It may go on writing until the volume is attached again,
+ * whose epoch fences it at the replicas, or deleted, which takes them; what was acknowledged by
+ * then is kept. So an attach with a higher intent_id always takes a new epoch, also on that
+ * gateway.
  *
  * Runs in the env world on the thread of its env; never on a data path.
  */
@@ -69,6 +74,8 @@ enum lifecycle_goal {
 	LIFECYCLE_CREATE,  /* op->record is the draft, with voters placed; ends available */
 	LIFECYCLE_BIND,    /* available -> bound to op->target_node */
 	LIFECYCLE_RELEASE, /* bound -> available, or deleted with then_delete */
+	LIFECYCLE_ABANDON, /* binding, bound, releasing -> available (or gone, when that was wanted)
+			    */
 	LIFECYCLE_DELETE,  /* pending, provisioning, available, failed -> gone */
 	LIFECYCLE_RESUME,  /* finish whatever intent the record holds */
 };

@@ -33,10 +33,18 @@ static const struct config_option manager_option_list[] = {
 	 .metavar = "ADDRESS",
 	 .help = "A second address for the admin service, loopback only: tcp:127.0.0.1:PORT"},
 };
+static int manager_options_check(const void *config, struct err *err)
+{
+	const struct manager_options *options = config;
+	int rc = daemon_options_check(&options->daemon, err);
+	return rc == 0 ? daemon_listen_check("listen", options->listen, false, err) : rc;
+}
+
 static const struct config_table manager_table = {
 	.usage = "holdfastd manager [FLAGS]",
 	.options = manager_option_list,
 	.option_count = ARRAY_LEN(manager_option_list),
+	.check = manager_options_check,
 };
 
 /* ---- the cluster's identity ---- */

@@ -129,6 +129,8 @@ struct manager_node *manager_node_add(struct manager *m, const struct node_recor
 struct manager_gateway *manager_gateway_find(struct manager *m, const char *name);
 /* Any that is online, the first by name; NULL when there is none. */
 struct manager_gateway *manager_gateway_any(struct manager *m);
+/* It counts as offline until its next heartbeat. */
+void manager_gateway_silent(struct manager *m, struct manager_gateway *gateway, const char *why);
 void manager_heartbeat_node(void *ctx, struct rpc_call *call);
 void manager_heartbeat_gateway(void *ctx, struct rpc_call *call);
 /* Who fell silent; called by the tick. */
@@ -167,6 +169,8 @@ struct manager_job {
 	struct lifecycle_op op;
 	struct gateway_call gateway_call;
 	struct err err;  /* what will be answered */
+	bool is_new;     /* export: its record was written by this job */
+	bool is_forced;  /* unexport: without the gateway if need be */
 	bool bound_here; /* attached for the duration */
 	char gateway[NAME_BYTES];
 	/* of single steps */
@@ -218,7 +222,8 @@ int create_compare(const struct volume_record *have, const struct volume_record 
 /* Voters for the draft over the nodes that are there. */
 int create_place(struct manager *m, struct volume_record *draft,
 		 const struct class_settings *settings, struct err *err);
-/* Attaches when needed, by `gateway`, then next(); with job->err set when it failed. */
+/* Attaches when needed, by job->gateway or any when that is "", then next(); with job->err set when
+ * it failed. */
 void job_bind(struct manager_job *job, void (*next)(struct manager_job *job));
 /* Releases when job_bind attached, then next(). */
 void job_unbind(struct manager_job *job, void (*next)(struct manager_job *job));

@@ -4,7 +4,9 @@
  *
  * Provisioning and clean-up ask every member's node at once and try again what did not get through,
  * until a deadline; both are idempotent on the node (the replica's uuid says which one is meant).
- * Attaching and detaching are calls to the gateway that the record names.
+ * Attaching and detaching are calls to the gateway that the record names. Abandoning is detaching,
+ * but a gateway that does not answer counts as gone: it is not asked for anything until it reports
+ * again.
  *
  * X1  An effect reports success only when every part of it was confirmed.
  * X2  Every request slot is embedded in the effect's run, which lives until all of them came back.
@@ -21,6 +23,7 @@
 #define RETRY_NS           50000000ull
 #define ATTACH_TIMEOUT_MS  20000
 #define DETACH_TIMEOUT_MS  10000
+#define ABANDON_TIMEOUT_MS 2000
 
 /* ---- calls to a gateway ---- */
 
@@ -114,6 +117,20 @@ static void run_attach(struct effect_run *run)
 
 static void detach_next(struct effect_run *run);
 
+/* E5: what the gateway did not confirm is said, and enough. */
+static void abandon_unheard(struct effect_run *run, const struct err *err)
+{
+	const struct volume_record *record = run->effect->record;
+	struct manager_gateway *gateway = manager_gateway_find(run->m, record->target_node);
+	char object[96];
+	snprintf(object, sizeof(object), "volume/%s", record->name);
+	manager_event(run->m, EVENT_WARN, object, "Abandoned",
+		      "released without gateway '%s' (%.120s); the next epoch fences it",
+		      record->target_node, err_text(err));
+	if (gateway != NULL)
+		manager_gateway_silent(run->m, gateway, "it did not answer");
+}
+
 static void detach_done(struct gateway_call *call)
 {
 	struct effect_run *run = CONTAINER_OF(call, struct effect_run, call);
@@ -125,6 +142,10 @@ static void detach_done(struct gateway_call *call)
 		detach_next(run);
 		return;
 	}
+	if (status < 0 && run->effect->kind == INTENT_ABANDON) {
+		abandon_unheard(run, &call->async.err);
+		status = 0;
+	}
 	run->status = status;
 	snprintf(run->reason, sizeof(run->reason), "%.250s", err_text(&call->async.err));
 	run_end(run);
@@ -133,13 +154,15 @@ static void detach_done(struct gateway_call *call)
 static void detach_next(struct effect_run *run)
 {
 	const struct volume_record *record = run->effect->record;
-	Holdfast__V1__VolumeName name = HOLDFAST__V1__VOLUME_NAME__INIT;
-	name.name = (char *)record->name;
+	Holdfast__V1__DetachRequest detach = HOLDFAST__V1__DETACH_REQUEST__INIT;
+	detach.volume = (char *)record->name;
+	detach.intent_id = record->intent_id;
 	const struct rpc_request request = {
 		.service = &holdfast__v1__gateway__descriptor,
 		.method = run->is_unexported ? "Detach" : "Unexport",
-		.message = &name.base,
-		.timeout_ms = DETACH_TIMEOUT_MS,
+		.message = &detach.base,
+		.timeout_ms = run->effect->kind == INTENT_ABANDON ? ABANDON_TIMEOUT_MS
+								  : DETACH_TIMEOUT_MS,
 	};
 	run->call.done = detach_done;
 	gateway_call_start(run->m, record->target_node, &request, &run->call);
@@ -286,9 +309,11 @@ static void effect_start(void *ctx, struct lifecycle_effect *effect)
 		run_attach(run);
 		break;
 	case INTENT_DETACH:
+	case INTENT_ABANDON:
 		detach_next(run);
 		break;
 	case INTENT_NONE:
+	case INTENTS:
 		assert(!"no intent");
 	}
 }

@@ -3,10 +3,13 @@
  * Export and unexport: attach to a gateway through the lifecycle, then serve.
  *
  * O1  The export's record is written after the volume is bound and before the gateway serves it, so
- *     what a gateway serves is always on record and a gateway that was restarted is told.
- * O2  Unexport deletes the record first, then releases. A crash between the two leaves a volume
- *     that is bound for nobody, which is released (manager_job.c, B4).
- * O3  The same export again is answered with the same URI; a different one is refused.
+ *     what a gateway serves is always on record and a gateway that was restarted is told. When the
+ *     gateway refuses a new export (an address that is taken or not allowed), the record goes
+ * again. O2  Unexport deletes the record first, then releases. A crash between the two leaves a
+ * volume that is bound for nobody, which is released (manager_job.c, B4). Forced, the release does
+ * not need the gateway's answer (lifecycle.h, E5), and it also ends a binding or a release that
+ * waits for it. O3  The same export again is answered with the same URI; a different one is
+ * refused.
  */
 #include "volmgr/manager.h"
 
@@ -38,9 +41,17 @@ void job_bind(struct manager_job *job, void (*next)(struct manager_job *job))
 		next(job);
 		return;
 	}
-	const struct manager_gateway *gateway = manager_gateway_any(m);
+	const struct manager_gateway *gateway = job->gateway[0] != '\0'
+							? manager_gateway_find(m, job->gateway)
+							: manager_gateway_any(m);
 	if (volume == NULL)
 		err_set(&job->err, -ENOENT, "volume '%s' does not exist", job->name);
+	else if (job->gateway[0] != '\0' && gateway == NULL)
+		err_set(&job->err, -ENOENT, "volume '%s': gateway '%s' does not exist", job->name,
+			job->gateway);
+	else if (gateway != NULL && !gateway->online)
+		err_set(&job->err, -EBUSY, "volume '%s': gateway '%s' is offline", job->name,
+			job->gateway);
 	else if (gateway == NULL)
 		err_set(&job->err, -EBUSY,
 			"volume '%s': no gateway is online that could attach it", job->name);
@@ -88,15 +99,35 @@ static void record_swap(struct manager_job *job, struct meta_do change,
 
 /* ---- export ---- */
 
+static void export_undone(struct meta_txn *txn, int status)
+{
+	struct manager_job *job = CONTAINER_OF(txn, struct manager_job, txn);
+	struct manager_volume *volume = manager_volume_find(job->manager, job->name);
+	if (status == 0 && volume != NULL)
+		volume->has_export = false;
+	job_unbind(job, job_answer_error);
+}
+
+/* The gateway said no; what was lost on the way, or came too late, may have been done. */
+static bool is_refusal(const struct gateway_call *call)
+{
+	int code = call->async.err.code;
+	return call->gateway != NULL && code != -ETIMEDOUT && code != -ENOTCONN &&
+	       code != -ECANCELED && code != -EAGAIN;
+}
+
 static void export_told(struct gateway_call *call)
 {
 	struct manager_job *job = CONTAINER_OF(call, struct manager_job, gateway_call);
-	if (call->async.err.code < 0) {
-		job->err = call->async.err;
-		job_reply(job, NULL); /* the record stays: the gateway is told with its next beat */
+	if (call->async.err.code == 0) {
+		job_reply(job, call->async.response);
 		return;
 	}
-	job_reply(job, call->async.response);
+	job->err = call->async.err;
+	if (job->is_new && is_refusal(call))
+		record_swap(job, meta_do_delete(job->key), export_undone);
+	else
+		job_reply(job, NULL); /* the record stays: the gateway is told with its next beat */
 }
 
 static void export_tell(struct manager_job *job)
@@ -129,6 +160,7 @@ static void export_recorded(struct meta_txn *txn, int status)
 		volume->has_export = true;
 		volume->export = job->export;
 	}
+	job->is_new = true;
 	export_tell(job);
 }
 
@@ -152,17 +184,23 @@ static void export_bound(struct manager_job *job)
 static int export_compare(const struct manager_volume *volume, struct manager_job *job)
 {
 	const struct export_record *have = &volume->export;
-	if (volume->record.state != VOLUME_BOUND || !volume->has_export)
+	if (volume->record.state != VOLUME_BOUND)
+		return 0;
+	if (job->gateway[0] != '\0' && strcmp(job->gateway, volume->record.target_node) != 0)
+		return err_set(
+			&job->err, -EBUSY,
+			"volume '%s' is attached to gateway '%s', not '%s': unexport it first",
+			job->name, volume->record.target_node, job->gateway);
+	if (!volume->has_export)
 		return 0;
 	bool same_listen =
 		job->export.address[0] == '\0' || strcmp(job->export.address, have->address) == 0;
 	if (!same_listen)
-		return err_set(
-			&job->err, -EBUSY,
-			"volume '%s' is exported on '%s': unexport it before exporting on '%s'",
-			job->name,
-			have->address[0] != '\0' ? have->address : "its gateway's socket",
-			job->export.address);
+		return err_set(&job->err, -EBUSY,
+			       "volume '%s' is exported on %s: unexport it before exporting on %s",
+			       job->name,
+			       have->address[0] != '\0' ? have->address : "its gateway's socket",
+			       job->export.address);
 	if (have->read_only != job->export.read_only)
 		return err_set(&job->err, -EBUSY, "volume '%s' is exported %s: unexport it first",
 			       job->name, have->read_only ? "read-only" : "for writing");
@@ -185,7 +223,10 @@ void manager_volume_export(void *ctx, struct rpc_call *call)
 	else if (strlen(request->listen) >= sizeof(job->export.address))
 		rc = err_set(&job->err, -EINVAL, "listen '%.40s...': longer than %zu bytes",
 			     request->listen, sizeof(job->export.address) - 1);
+	else if (request->gateway[0] != '\0')
+		rc = name_check("gateway", request->gateway, &job->err);
 	if (rc == 0) {
+		snprintf(job->gateway, sizeof(job->gateway), "%s", request->gateway);
 		snprintf(job->export.address, sizeof(job->export.address), "%s", request->listen);
 		job->export.read_only = request->read_only;
 		rc = export_compare(volume, job);
@@ -230,22 +271,25 @@ static void unexport_recorded(struct meta_txn *txn, int status)
 		return;
 	}
 	bool is_releasing = volume->record.intent != INTENT_NONE;
-	job_lifecycle(job, is_releasing ? LIFECYCLE_RESUME : LIFECYCLE_RELEASE, unexport_done);
+	enum lifecycle_goal goal = is_releasing ? LIFECYCLE_RESUME : LIFECYCLE_RELEASE;
+	job_lifecycle(job, job->is_forced ? LIFECYCLE_ABANDON : goal, unexport_done);
 }
 
 void manager_volume_unexport(void *ctx, struct rpc_call *call)
 {
 	struct manager *m = ctx;
-	const Holdfast__V1__VolumeName *request =
-		(const Holdfast__V1__VolumeName *)rpc_call_request(call);
+	const Holdfast__V1__VolumeUnexportRequest *request =
+		(const Holdfast__V1__VolumeUnexportRequest *)rpc_call_request(call);
 	struct manager_job *job = job_start(m, call, "unexport", request->name);
 	if (job == NULL)
 		return;
+	job->is_forced = request->force;
 	const struct manager_volume *volume = manager_volume_find(m, job->name);
 	enum volume_state state = volume != NULL ? volume->record.state : VOLUME_STATES;
 	if (volume == NULL)
 		err_set(&job->err, -ENOENT, "volume '%s' does not exist", job->name);
-	else if (state != VOLUME_BOUND && state != VOLUME_RELEASING && state != VOLUME_AVAILABLE)
+	else if (state != VOLUME_BOUND && state != VOLUME_RELEASING && state != VOLUME_AVAILABLE &&
+		 !(job->is_forced && state == VOLUME_BINDING))
 		err_set(&job->err, -EBUSY, "volume '%s' is %s: it is not exported", job->name,
 			volume_state_name(state));
 	if (job->err.code < 0) {

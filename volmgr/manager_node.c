@@ -162,6 +162,14 @@ static int stores_read(struct node_record *record, const Holdfast__V1__NodeInfo 
 		if (uuid_parse(in->uuid, &store->uuid) < 0 || uuid_is_zero(&store->uuid))
 			return err_set(err, -EINVAL, "stores[%zu].uuid '%.40s' is no uuid", i,
 				       in->uuid);
+		if (in->type[0] != '\0' && !label_is_valid(in->type))
+			return err_set(err, -EINVAL, "stores[%zu].type '%.40s' is no label", i,
+				       in->type);
+		store->label_count = in->type[0] != '\0';
+		if (store->label_count > 0) {
+			snprintf(store->labels[0].key, sizeof(store->labels[0].key), "type");
+			snprintf(store->labels[0].value, LABEL_BYTES, "%s", in->type);
+		}
 		record->store_count++;
 	}
 	return 0;
@@ -202,6 +210,8 @@ static bool node_differs(const struct node_record *a, const struct node_record *
 	for (uint32_t i = 0; i < a->store_count; i++)
 		if (!uuid_equal(&a->stores[i].uuid, &b->stores[i].uuid) ||
 		    a->stores[i].state != b->stores[i].state ||
+		    strcmp(store_label(&a->stores[i], "type"),
+			   store_label(&b->stores[i], "type")) != 0 ||
 		    a->stores[i].capacity_bytes != b->stores[i].capacity_bytes)
 			return true;
 	return false;
@@ -489,28 +499,34 @@ void manager_heartbeat_gateway(void *ctx, struct rpc_call *call)
 
 /* ---- silence ---- */
 
+void manager_gateway_silent(struct manager *m, struct manager_gateway *gateway, const char *why)
+{
+	char object[96];
+	if (!gateway->online)
+		return;
+	gateway->online = false;
+	snprintf(object, sizeof(object), "gateway/%s", gateway->name);
+	manager_event(m, EVENT_WARN, object, "GatewayOffline", "%s", why);
+}
+
 void manager_nodes_check(struct manager *m)
 {
 	uint64_t now_ns = env_now_ns(m->env);
-	char object[96];
+	char object[96], why[48];
+	snprintf(why, sizeof(why), "no heartbeat for %d s", (int)(OFFLINE_AFTER_NS / 1000000000));
 	list_for_each (n, &m->nodes) {
 		struct manager_node *node = CONTAINER_OF(n, struct manager_node, link);
 		if (!node->record.online || now_ns < node->seen_ns + OFFLINE_AFTER_NS)
 			continue;
 		node->record.online = false;
 		snprintf(object, sizeof(object), "node/%s", node->record.name);
-		manager_event(m, EVENT_WARN, object, "NodeOffline", "no heartbeat for %d s",
-			      (int)(OFFLINE_AFTER_NS / 1000000000));
+		manager_event(m, EVENT_WARN, object, "NodeOffline", "%s", why);
 		node_save(node);
 	}
 	list_for_each (n, &m->gateways) {
 		struct manager_gateway *gateway = CONTAINER_OF(n, struct manager_gateway, link);
-		if (!gateway->online || now_ns < gateway->seen_ns + OFFLINE_AFTER_NS)
-			continue;
-		gateway->online = false;
-		snprintf(object, sizeof(object), "gateway/%s", gateway->name);
-		manager_event(m, EVENT_WARN, object, "GatewayOffline", "no heartbeat for %d s",
-			      (int)(OFFLINE_AFTER_NS / 1000000000));
+		if (now_ns >= gateway->seen_ns + OFFLINE_AFTER_NS)
+			manager_gateway_silent(m, gateway, why);
 	}
 }
 

@@ -331,6 +331,7 @@ static Holdfast__V1__ProcessInfo *node_process(struct manager_node *node, struct
 	out->version = info->version;
 	out->started_ms = info->started_ms;
 	out->metrics_address = info->metrics_address;
+	out->insecure_tcp = info->insecure_tcp;
 	return out;
 }
 
@@ -358,7 +359,12 @@ static void processes_fill(struct manager *m, struct arena *arena, Holdfast__V1_
 
 static void warnings_fill(struct manager *m, struct arena *arena, Holdfast__V1__StatusReply *reply)
 {
-	reply->warnings = ARENA_ARRAY(arena, char *, m->node_count + 3);
+	reply->warnings = ARENA_ARRAY(arena, char *, m->node_count + reply->n_processes + 3);
+	for (size_t i = 0; i < reply->n_processes; i++)
+		if (reply->processes[i]->insecure_tcp)
+			reply->warnings[reply->n_warnings++] = arena_text(
+				arena, "%s '%s' runs with --insecure-tcp: its TCP is not encrypted",
+				reply->processes[i]->role, reply->processes[i]->name);
 	list_for_each (n, &m->nodes) {
 		const struct manager_node *node = CONTAINER_OF(n, struct manager_node, link);
 		if (!node->record.online)

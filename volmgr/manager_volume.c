@@ -125,7 +125,7 @@ static uint32_t stores_gather(struct manager *m, struct placement_store *stores)
 				.zone = record->zone,
 				.rack = record->rack,
 				.host = record->host,
-				.type = "",
+				.type = store_label(store, "type"),
 				.capacity_bytes = store->capacity_bytes,
 				.used_bytes = store->used_bytes,
 				.node_is_offline = !record->online,

@@ -78,6 +78,10 @@ void nbd_server_stop(struct nbd_server *server, struct nbd_stop *stop);
 /* After stop's done, or when nothing ever connected. NULL is fine. */
 void nbd_server_destroy(struct nbd_server *server);
 
+/* To be called every few seconds: gives payload memory back that was not used since the last call.
+ */
+void nbd_server_idle(struct nbd_server *server);
+
 struct nbd_stats {
 	uint64_t connections; /* now */
 	uint64_t connections_total;

@@ -59,7 +59,18 @@ uint8_t *nbd_pages_take(struct nbd_pages *pages, uint32_t count)
 	for (uint32_t i = page; i < page + count; i++)
 		pages->used[i / 64] |= 1ull << (i % 64);
 	pages->used_count += count;
+	pages->is_busy = pages->is_resident = true;
 	return pages->memory + (size_t)page * BLOCK_BYTES;
+}
+
+void nbd_pages_trim(struct nbd_pages *pages)
+{
+	if (!pages->is_busy && pages->is_resident && pages->used_count == 0) {
+		(void)madvise(pages->memory, (size_t)pages->page_count * BLOCK_BYTES,
+			      MADV_DONTNEED); /* best effort */
+		pages->is_resident = false;
+	}
+	pages->is_busy = false;
 }
 
 void nbd_pages_give(struct nbd_pages *pages, uint8_t *memory, uint32_t count)

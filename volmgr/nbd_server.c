@@ -312,6 +312,11 @@ void nbd_server_destroy(struct nbd_server *server)
 	free(server);
 }
 
+void nbd_server_idle(struct nbd_server *server)
+{
+	nbd_pages_trim(&server->pages);
+}
+
 void nbd_server_stats(const struct nbd_server *server, struct nbd_stats *ret)
 {
 	*ret = server->stats;

@@ -23,6 +23,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 	out->uuid =
 		uuid_is_zero(&info->uuid) ? arena_copy(arena, "") : arena_uuid(arena, &info->uuid);
 	out->path = arena_copy(arena, rs->path);
+	out->type = arena_copy(arena, rs->type);
 	out->state = arena_copy(arena, rs->is_failed ? "failed" : "ok");
 	out->capacity_bytes = info->capacity_blocks * BLOCK_BYTES;
 	out->used_bytes = info->used_blocks * BLOCK_BYTES;
@@ -68,6 +69,7 @@ Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *a
 	out->last_seen_ms = env_wall_ms(role->daemon->env);
 	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
 	out->started_ms = role->daemon->started_ms;
+	out->insecure_tcp = options->insecure_tcp;
 	out->stores = ARENA_ARRAY(arena, Holdfast__V1__StoreInfo *, role->store_count);
 	for (uint32_t i = 0; i < role->store_count; i++)
 		out->stores[out->n_stores++] = store_report(&role->stores[i], arena);
@@ -130,6 +132,7 @@ Holdfast__V1__ProcessInfo *node_report_process(struct node_role *role, struct ar
 	out->version = arena_copy(arena, build_version());
 	out->started_ms = role->daemon->started_ms;
 	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
+	out->insecure_tcp = role->options->insecure_tcp;
 	return out;
 }
 

@@ -25,7 +25,33 @@
 #define BEAT_TIMEOUT_MS      2000
 #define BEAT_INTERVAL_MIN_NS 100000000ull
 #define BEAT_INTERVAL_MAX_NS 10000000000ull
+#define IDLE_INTERVAL_NS     4000000000ull
 #define STACK_BYTES          ((size_t)256 << 10)
+
+/* Anything after a comma that says KEY=VALUE is a label; other commas belong to the path. */
+int store_option_parse(const char *text, char path[STORE_PATH_BYTES], char type[LABEL_BYTES],
+		       struct err *err)
+{
+	const char *comma = strrchr(text, ',');
+	const char *label = comma != NULL && strchr(comma, '=') != NULL ? comma + 1 : NULL;
+	size_t path_bytes = label != NULL ? (size_t)(comma - text) : strlen(text);
+	type[0] = '\0';
+	if (path_bytes == 0 || path_bytes >= STORE_PATH_BYTES)
+		return err_set(err, -EINVAL, "the path has %zu bytes, not 1 to %d", path_bytes,
+			       STORE_PATH_BYTES - 1);
+	if (label != NULL && strncmp(label, "type=", 5) != 0)
+		return err_set(err, -EINVAL, "'%.80s' is no label of a store; PATH,type=LABEL is",
+			       label);
+	if (label != NULL && !label_is_valid(label + 5))
+		return err_set(err, -EINVAL,
+			       "the type is '%.80s', not 1 to 63 of letters, digits, '-', '_', '.'",
+			       label + 5);
+	memcpy(path, text, path_bytes);
+	path[path_bytes] = '\0';
+	if (label != NULL)
+		snprintf(type, LABEL_BYTES, "%s", label + 5);
+	return 0;
+}
 
 static const struct config_option node_option_list[] = {
 	DAEMON_OPTIONS("node"),
@@ -33,8 +59,9 @@ static const struct config_option node_option_list[] = {
 	 .type = CONFIG_STRINGS,
 	 .offset = offsetof(struct node_options, stores),
 	 .is_required = true,
-	 .metavar = "PATH",
-	 .help = "A formatted store, block device or file; may be given several times"},
+	 .metavar = "PATH[,type=LABEL]",
+	 .help = "A formatted store, block device or file, and the label that the class parameter "
+		 "'type' selects it by; may be given several times"},
 	{.name = "listen",
 	 .type = CONFIG_STRING,
 	 .offset = offsetof(struct node_options, listen),
@@ -70,10 +97,39 @@ static const struct config_option node_option_list[] = {
 	 .metavar = "LABEL",
 	 .help = "Failure domain: host (default: each node is one of its own)"},
 };
+static int stores_check(const struct config_strings *stores, struct err *err)
+{
+	char path[STORE_PATH_BYTES], other[STORE_PATH_BYTES], type[LABEL_BYTES];
+	if (stores->count > NODE_ROLE_STORES_MAX)
+		return err_set(err, -EINVAL, "store: %u given, at most %d", stores->count,
+			       NODE_ROLE_STORES_MAX);
+	for (uint32_t i = 0; i < stores->count; i++) {
+		int rc = store_option_parse(stores->items[i], path, type, err);
+		if (rc < 0)
+			return err_wrap(err, rc, "store '%.200s'", stores->items[i]);
+		for (uint32_t j = 0; j < i; j++)
+			if (store_option_parse(stores->items[j], other, type, err) == 0 &&
+			    strcmp(path, other) == 0)
+				return err_set(err, -EINVAL, "store '%s' is given twice", path);
+	}
+	return 0;
+}
+
+static int node_options_check(const void *config, struct err *err)
+{
+	const struct node_options *options = config;
+	int rc = daemon_options_check(&options->daemon, err);
+	if (rc == 0)
+		rc = stores_check(&options->stores, err);
+	return rc == 0 ? daemon_listen_check("listen", options->listen, options->insecure_tcp, err)
+		       : rc;
+}
+
 static const struct config_table node_table = {
-	.usage = "holdfastd node --store PATH [FLAGS]",
+	.usage = "holdfastd node --store PATH[,type=LABEL]... [FLAGS]",
 	.options = node_option_list,
 	.option_count = ARRAY_LEN(node_option_list),
+	.check = node_options_check,
 };
 
 /* ---- stores ---- */
@@ -138,17 +194,13 @@ static void stores_open_job(struct co *co, void *arg)
 static int stores_open(struct node_role *role, struct err *err)
 {
 	const struct config_strings *paths = &role->options->stores;
-	if (paths->count > NODE_ROLE_STORES_MAX)
-		return err_set(err, -EINVAL, "store: %u given, at most %d", paths->count,
-			       NODE_ROLE_STORES_MAX);
 	role->store_count = paths->count;
 	for (uint32_t i = 0; i < paths->count; i++) {
-		role->stores[i].role = role;
-		role->stores[i].path = paths->items[i];
-		for (uint32_t j = 0; j < i; j++)
-			if (strcmp(paths->items[i], paths->items[j]) == 0)
-				return err_set(err, -EINVAL, "store '%s' is given twice",
-					       paths->items[i]);
+		struct role_store *rs = &role->stores[i];
+		rs->role = role;
+		int rc = store_option_parse(paths->items[i], rs->path, rs->type, err);
+		if (rc < 0)
+			return rc;
 	}
 	co_start(role->co, stores_open_job, role);
 	loop_run_until(role->daemon->loop, &role->is_opened, 0);
@@ -243,11 +295,22 @@ static void beat_done(struct rpc_async *async)
 	stop_check(role);
 }
 
+/* Memory that a burst of I/O touched and nobody uses any more. */
+static void idle_check(struct node_role *role)
+{
+	uint64_t now_ns = env_now_ns(role->daemon->env);
+	if (role->node == NULL || now_ns < role->idle_ns + IDLE_INTERVAL_NS)
+		return;
+	role->idle_ns = now_ns;
+	node_idle(role->node);
+}
+
 static void beat_send(struct env_timer *timer)
 {
 	struct node_role *role = CONTAINER_OF(timer, struct node_role, timer);
 	struct arena arena = {0};
 	Holdfast__V1__NodeHeartbeat *beat = ARENA_MESSAGE(&arena, NodeHeartbeat, node_heartbeat);
+	idle_check(role);
 	node_metrics_update(role);
 	beat->node = node_report_info(role, &arena);
 	beat->n_replicas = node_report_replicas(role, &arena, &beat->replicas);
@@ -301,13 +364,7 @@ static int admin_open(struct node_role *role, struct err *err)
 
 /* ---- start and end ---- */
 
-static bool is_loopback(const char *address)
-{
-	return strncmp(address, "unix:", 5) == 0 || strncmp(address, "tcp:127.", 8) == 0 ||
-	       strncmp(address, "tcp:[::1]:", 10) == 0;
-}
-
-static int options_check(struct node_role *role, struct err *err)
+static int addresses_fill(struct node_role *role, struct err *err)
 {
 	const struct node_options *options = role->options;
 	char path[DAEMON_PATH_BYTES];
@@ -317,10 +374,6 @@ static int options_check(struct node_role *role, struct err *err)
 			 daemon_path(role->daemon, "replica.sock", path));
 	else
 		snprintf(role->listen, sizeof(role->listen), "%s", options->listen);
-	if (!is_loopback(role->listen) && !options->insecure_tcp)
-		return err_set(err, -EINVAL,
-			       "listen '%s': only unix sockets and loopback without --insecure-tcp",
-			       role->listen);
 	size_t length = strlen(role->listen);
 	if (strncmp(role->listen, "tcp:", 4) == 0 && length > 2 &&
 	    strcmp(role->listen + length - 2, ":0") == 0)
@@ -382,7 +435,7 @@ static void role_free(struct node_role *role)
 
 static int node_start(struct node_role *role, struct err *err)
 {
-	int rc = options_check(role, err);
+	int rc = addresses_fill(role, err);
 	if (rc == 0)
 		rc = stores_open(role, err);
 	if (rc == 0)

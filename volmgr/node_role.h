@@ -9,10 +9,12 @@
 #include "volmgr/arena.h"
 #include "volmgr/daemon.h"
 #include "volmgr/holdfast.pb-c.h"
+#include "volmgr/records.h"
 
 #define NODE_ROLE_STORES_MAX   16
 #define NODE_ROLE_REPLICAS_MAX 8192 /* in one report */
 #define STORE_METRICS          12
+#define STORE_PATH_BYTES       4096
 #define NODE_METRICS           7
 
 struct node_options {
@@ -28,7 +30,8 @@ struct node_role;
 
 struct role_store {
 	struct node_role *role;
-	const char *path;
+	char path[STORE_PATH_BYTES];
+	char type[LABEL_BYTES];
 	struct store *store;    /* NULL: could not be opened */
 	struct store_info last; /* kept for reports after it failed */
 	bool is_failed;
@@ -54,6 +57,7 @@ struct node_role {
 	struct env_timer timer;
 	struct env_timer store_timer; /* takes failed stores out */
 	uint64_t interval_ns;
+	uint64_t idle_ns; /* when memory that is not used was last looked for */
 	struct metric metrics[NODE_METRICS];
 	struct co *co; /* opens and closes stores */
 	struct err open_err;
@@ -61,6 +65,10 @@ struct node_role {
 	bool is_stopping;
 	struct rpc_stop rpc_stop;
 };
+
+/* --store: "PATH" or "PATH,type=LABEL". Fills both; 0, or -EINVAL with a sentence. */
+int store_option_parse(const char *text, char path[STORE_PATH_BYTES], char type[LABEL_BYTES],
+		       struct err *err);
 
 /* node_report.c: what the node tells. In `arena`. */
 Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *arena);

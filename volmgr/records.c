@@ -90,8 +90,9 @@ static const char *volume_state_name_of(int value)
 
 static const char *intent_name_of(int value)
 {
-	static const char *const names[] = {"none", "provision", "attach", "detach", "cleanup"};
-	return value >= 0 && value < (int)ARRAY_LEN(names) ? names[value] : "?";
+	static const char *const names[INTENTS] = {"none",   "provision", "attach",
+						   "detach", "cleanup",   "abandon"};
+	return value >= 0 && value < INTENTS ? names[value] : "?";
 }
 
 static const char *store_state_name_of(int value)
@@ -114,6 +115,14 @@ const char *volume_state_name(enum volume_state state)
 const char *store_state_name(enum store_state state)
 {
 	return store_state_name_of((int)state);
+}
+
+const char *store_label(const struct record_store *store, const char *key)
+{
+	for (uint32_t i = 0; i < store->label_count; i++)
+		if (strcmp(store->labels[i].key, key) == 0)
+			return store->labels[i].value;
+	return "";
 }
 
 const char *event_level_name(enum event_level level)
@@ -159,7 +168,7 @@ static const struct field volume_fields[] = {
 	ARRAY(volume_record, voters, "voters", voter_count, &member_table),
 	ARRAY(volume_record, learners, "learners", learner_count, &member_table),
 	ARRAY(volume_record, params, "params", param_count, &param_table),
-	ENUM(volume_record, intent, "intent", intent_name_of, INTENT_CLEANUP + 1),
+	ENUM(volume_record, intent, "intent", intent_name_of, INTENTS),
 	U64(volume_record, intent_id, "intent_id", 0, INT64_MAX),
 	U64(volume_record, request_token, "request_token", 0, INT64_MAX),
 	NAME(volume_record, target_node, "target_node", 0),

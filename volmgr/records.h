@@ -55,7 +55,15 @@ enum volume_state {
 const char *volume_state_name(enum volume_state state);
 
 /* A side effect that was recorded before it was begun, and must be finished or repeated. */
-enum volume_intent { INTENT_NONE, INTENT_PROVISION, INTENT_ATTACH, INTENT_DETACH, INTENT_CLEANUP };
+enum volume_intent {
+	INTENT_NONE,
+	INTENT_PROVISION,
+	INTENT_ATTACH,
+	INTENT_DETACH,
+	INTENT_CLEANUP,
+	INTENT_ABANDON, /* a detach that does not need the gateway's answer */
+	INTENTS,
+};
 
 struct record_member {
 	struct uuid replica_uuid;
@@ -121,6 +129,9 @@ struct record_store {
 	uint32_t label_count;
 	enum store_state state;
 };
+
+/* The value of a store's label; "" when it does not have it. */
+const char *store_label(const struct record_store *store, const char *key);
 
 /* Online or not is the presence of /alive/NAME, a key under the node's lease. */
 struct node_record {
@@ -189,6 +200,8 @@ bool volume_condition_clear(struct volume_record *record, const char *type);
 /* An RFC 1123 label: 1..63 of a-z, 0-9 and '-', no '-' at either end. 0 or -EINVAL; `what` is
  * for the sentence ("volume name"). */
 int name_check(const char *what, const char *name, struct err *err);
+/* Whether it can be the value of a label: 1..63 of letters, digits, '-', '_' and '.'. */
+bool label_is_valid(const char *value);
 /* A multiple of 4096 between VOLUME_SIZE_MIN and VOLUME_SIZE_MAX. 0 or -EINVAL. */
 int volume_size_check(uint64_t size_bytes, struct err *err);
 

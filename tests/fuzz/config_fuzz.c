@@ -52,7 +52,8 @@ static const struct config_option options[] = {
 	 .initial = "1500ms",
 	 .help = "How long"},
 };
-static const struct config_table table = {"fuzz [FLAGS]", options, ARRAY_LEN(options)};
+static const struct config_table table = {
+	.usage = "fuzz [FLAGS]", .options = options, .option_count = ARRAY_LEN(options)};
 
 #define ARGUMENTS_MAX 100
 

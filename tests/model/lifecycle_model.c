@@ -8,17 +8,19 @@
  * or applied at any later time, also after their manager's death. An effect is a message that is
  * delivered at any later time, whether its manager still waits, gave up, or died; two managers may
  * send the same effect. Gateways take the volume by checking the record (rule E2 of lifecycle.h), a
- * detach ends attachments of lower ids (E3). Replicas are one bit per life of the name; replicas
- * that no record names are swept (E1). Requests, crashes, unknown outcomes and time-outs are
- * bounded.
+ * detach ends attachments of lower ids (E3). A gateway may be abandoned (E5): it goes on as if
+ * nothing had happened until it hears that it has nothing, another attach takes a new epoch, or the
+ * replicas are gone. Replicas are one bit per life of the name; replicas that no record names are
+ * swept (E1). Requests, crashes, unknown outcomes and time-outs are bounded.
  *
- * Left out. Conditions, the metadata store itself (conformance tests), gateways that die (their
- * volume is fenced by epochs: epoch_model.c).
+ * Left out. Conditions, the metadata store itself (conformance tests), gateways that die (to the
+ * lifecycle they are gateways that do not answer), how an epoch fences (epoch_model.c).
  *
  * Invariants.
- *  one_owner       at most one gateway serves the volume
- *  owner_named     a serving gateway is the record's target, in binding, bound or releasing
- *  bound_served    while the record says bound, its target serves
+ *  one_owner       at most one gateway can write the volume
+ *  owner_named     a serving gateway is the record's target, in binding, bound or releasing, or was
+ *                  abandoned
+ *  bound_served    while the record says bound, its target serves, under the last epoch
  *  provisioned     from available to releasing, the volume's replicas exist
  *  no_leak         a replica that no record names comes from a provision that arrived late
  *  no_return       a late creation does nothing once its repetition was applied
@@ -34,8 +36,8 @@ typedef uint8_t u8;
 
 enum { MANAGERS = 2, GATEWAYS = 2, MESSAGES = 3, NOBODY = 0xff };
 enum volume { PENDING, PROVISIONING, AVAILABLE, BINDING, BOUND, RELEASING, FAILED, DELETED };
-enum intent { NONE, PROVISION, ATTACH, DETACH, CLEANUP };
-enum goal { CREATE, BIND, RELEASE, RELEASE_DELETE, DELETE, RESUME };
+enum intent { NONE, PROVISION, ATTACH, DETACH, CLEANUP, ABANDON };
+enum goal { CREATE, BIND, RELEASE, RELEASE_DELETE, DELETE, ABANDON_GOAL, RESUME };
 enum pc { IDLE, READ, ACT, WAIT };
 
 struct config {
@@ -43,6 +45,9 @@ struct config {
 	/* rules left out */
 	bool effect_first, blind_write, cleanup_skipped, never_swept, attach_unchecked;
 	bool detach_any, ids_restart, delete_drops_detach, absence_only, no_detach_after_attach;
+	bool not_fenced, attach_keeps_epoch, abandon_forgets;
+	bool starts_available; /* spares the first requests */
+	bool no_abandon;
 };
 
 struct record {
@@ -72,6 +77,7 @@ struct state {
 	struct late late[MANAGERS];
 	struct message messages[MESSAGES];
 	u8 owner[GATEWAYS]; /* the intent id it serves for; 0: does not */
+	u8 abandoned;       /* bit per gateway: it serves, and the record has given it up */
 	u8 replicas;        /* bit per life */
 	u8 id_max, life_max;
 	u8 requests, crashes, unknown, timeouts;
@@ -130,6 +136,7 @@ static enum step effect_over(const struct config *c, const struct manager *m, st
 		*next = with_intent(r, m->ended_failed ? AVAILABLE : BOUND, NONE);
 		break;
 	case DETACH:
+	case ABANDON:
 		*next = detached ? with_intent(r, DELETED, CLEANUP)
 				 : with_intent(r, AVAILABLE, NONE);
 		next->target = 0;
@@ -169,6 +176,12 @@ static enum step enter(const struct config *c, const struct manager *m, struct r
 	} else if ((m->goal == RELEASE || m->goal == RELEASE_DELETE) && r->state == BOUND) {
 		*next = with_intent(r, RELEASING, DETACH);
 		next->wants_delete = m->goal == RELEASE_DELETE;
+	} else if (m->goal == ABANDON_GOAL && c->abandon_forgets && r->state == BINDING) {
+		*next = with_intent(r, AVAILABLE, NONE);
+		next->target = 0;
+	} else if (m->goal == ABANDON_GOAL && r->state >= BINDING && r->state <= RELEASING &&
+		   r->intent != ABANDON) {
+		*next = with_intent(r, r->state == BOUND ? RELEASING : r->state, ABANDON);
 	} else if (m->goal == DELETE && (r->state == PENDING || r->state == PROVISIONING)) {
 		*next = with_intent(r, FAILED, NONE);
 		return SWAP; /* not yet entered */
@@ -226,6 +239,25 @@ static bool attach_allowed(const struct config *c, const struct record *r,
 	return r->exists && wanted && r->id == msg->id && r->target == msg->target;
 }
 
+static void owner_end(struct state *s, int g)
+{
+	s->owner[g] = 0;
+	s->abandoned &= (u8) ~(1u << g);
+}
+
+/* The gateway takes a new epoch; once it serves, the replicas refuse every other. */
+static void owner_attach(const struct config *c, struct state *s, const struct message *msg)
+{
+	if (s->owner[msg->target] && c->attach_keeps_epoch) {
+		s->owner[msg->target] = msg->id;
+		return;
+	}
+	for (int g = 0; g < GATEWAYS; g++)
+		if (s->abandoned >> g & 1 && (g == msg->target || !c->not_fenced))
+			owner_end(s, g);
+	s->owner[msg->target] = msg->id;
+}
+
 /* Performs the effect; false: it failed. */
 static bool message_perform(const struct config *c, struct state *s, const struct message *msg)
 {
@@ -241,15 +273,23 @@ static bool message_perform(const struct config *c, struct state *s, const struc
 	case ATTACH:
 		if (!attach_allowed(c, r, msg))
 			return false;
-		s->owner[msg->target] = msg->id;
+		owner_attach(c, s, msg);
 		return true;
 	case DETACH:
 		for (int g = 0; g < GATEWAYS; g++)
 			if (s->owner[g] < msg->id || c->detach_any)
-				s->owner[g] = 0;
+				owner_end(s, g);
+		return true;
+	case ABANDON: /* unheard; a gateway that hears is a detach */
+		for (int g = 0; g < GATEWAYS; g++)
+			if (s->owner[g] && s->owner[g] < msg->id)
+				s->abandoned |= (u8)(1u << g);
 		return true;
 	default:
 		s->replicas &= (u8)~life;
+		for (int g = 0; g < GATEWAYS; g++)
+			if (s->abandoned >> g & 1)
+				owner_end(s, g); /* its replicas are gone */
 		return true;
 	}
 }
@@ -354,6 +394,8 @@ static void expand_request(const struct config *c, const struct state *s, int m,
 	if (s->requests == c->requests_max)
 		return;
 	for (u8 goal = CREATE; goal < RESUME; goal++) {
+		if (goal == ABANDON_GOAL && c->no_abandon)
+			continue;
 		for (u8 node = 0; node < (goal == BIND ? GATEWAYS : 1); node++) {
 			t = *s;
 			t.requests++;
@@ -434,6 +476,13 @@ static void model_expand(const void *config, const void *state, struct explore *
 		explore_emit(x, &t, "effect %d of intent %d arrives", s->messages[i].kind,
 			     s->messages[i].id);
 	}
+	for (int g = 0; g < GATEWAYS; g++) {
+		if (!(s->abandoned >> g & 1))
+			continue;
+		t = *s;
+		owner_end(&t, g);
+		explore_emit(x, &t, "gateway %d hears that it has no volume", g);
+	}
 	for (int m = 0; m < MANAGERS; m++) {
 		if (!s->late[m].is_set)
 			continue;
@@ -493,10 +542,11 @@ static const char *model_check(const void *config, const void *state)
 	if (s->owner[0] && s->owner[1])
 		return "one_owner";
 	for (u8 g = 0; g < GATEWAYS; g++)
-		if (s->owner[g] &&
+		if (s->owner[g] && !(s->abandoned >> g & 1) &&
 		    !(r->exists && r->target == g && r->state >= BINDING && r->state <= RELEASING))
 			return "owner_named";
-	if (r->exists && r->state == BOUND && s->owner[r->target] != r->id)
+	if (r->exists && r->state == BOUND &&
+	    (s->owner[r->target] != r->id || s->abandoned >> r->target & 1))
 		return "bound_served";
 	if (r->exists && r->state >= AVAILABLE && r->state <= RELEASING && !(s->replicas & named))
 		return "provisioned";
@@ -511,8 +561,13 @@ static const char *model_check(const void *config, const void *state)
 
 static void model_init(const void *config, void *state)
 {
-	(void)config;
-	(void)state; /* nothing exists */
+	const struct config *c = config;
+	struct state *s = state;
+	if (!c->starts_available)
+		return; /* nothing exists */
+	s->record = (struct record){.exists = 1, .state = AVAILABLE, .id = 1, .life = 1};
+	s->id_max = s->life_max = 1;
+	s->replicas = 1u << 1;
 }
 
 /* Managers are alike; what a manager read is dead unless it is about to act on it. */
@@ -559,11 +614,16 @@ static const struct explore_model model = {
 	.check = model_check,
 };
 
-#define QUICK \
-	.requests_max = 3, .crashes_max = 1, .unknown_max = 1, .timeouts_max = 1, .lives_max = 1
+#define QUICK                                                                      \
+	.no_abandon = true, .requests_max = 3, .crashes_max = 1, .unknown_max = 1, \
+	.timeouts_max = 1, .lives_max = 1
 static const struct config healthy = {QUICK};
-static const struct config healthy_full = {
-	.requests_max = 4, .crashes_max = 1, .unknown_max = 1, .timeouts_max = 1, .lives_max = 2};
+static const struct config healthy_full = {.no_abandon = true,
+					   .requests_max = 4,
+					   .crashes_max = 1,
+					   .unknown_max = 1,
+					   .timeouts_max = 1,
+					   .lives_max = 2};
 static const struct config effect_first = {QUICK, .effect_first = true};
 static const struct config blind_write = {QUICK, .blind_write = true};
 static const struct config cleanup_skipped = {QUICK, .cleanup_skipped = true};
@@ -577,8 +637,17 @@ static const struct config detach_any = {
 static const struct config absence_only = {
 	.requests_max = 2, .unknown_max = 1, .lives_max = 2, .absence_only = true};
 
+/* bind, abandon, bind again */
+#define ABANDONING .starts_available = true, .requests_max = 3, .crashes_max = 1, .lives_max = 1
+static const struct config abandoning = {ABANDONING};
+static const struct config abandoning_full = {ABANDONING, .unknown_max = 1, .timeouts_max = 1};
+static const struct config not_fenced = {ABANDONING, .not_fenced = true};
+static const struct config attach_keeps_epoch = {ABANDONING, .attach_keeps_epoch = true};
+static const struct config abandon_forgets = {ABANDONING, .abandon_forgets = true};
+
 static const struct explore_case cases[] = {
 	{"healthy", false, &model, &healthy, &healthy_full},
+	{"abandoning", false, &model, &abandoning, &abandoning_full},
 	{"effect_before_intent", true, &model, &effect_first, NULL},
 	{"write_without_compare", true, &model, &blind_write, NULL},
 	{"cleanup_not_repeated", true, &model, &cleanup_skipped, NULL},
@@ -588,6 +657,9 @@ static const struct explore_case cases[] = {
 	{"delete_drops_detach", true, &model, &drops_detach, NULL},
 	{"late_detach_ends_all", true, &model, &detach_any, NULL},
 	{"creation_by_absence_only", true, &model, &absence_only, NULL},
+	{"abandoned_not_fenced", true, &model, &not_fenced, NULL},
+	{"attach_keeps_the_epoch", true, &model, &attach_keeps_epoch, NULL},
+	{"abandon_without_intent", true, &model, &abandon_forgets, NULL},
 };
 
 int main(int argc, char **argv)

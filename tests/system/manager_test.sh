@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 OUT=${OUT:-build}
 HOLDFASTD=$OUT/holdfastd
 TOOL=$OUT/tests/system/manager_tool
-[ -x "$HOLDFASTD" ] && [ -x "$TOOL" ] || { echo "not built: $HOLDFASTD, $TOOL"; exit 77; }
+[ -x "$HOLDFASTD" ] && [ -x "$TOOL" ] && [ -x "$OUT/holdfast" ] || { echo "not built: $HOLDFASTD, $TOOL"; exit 77; }
 
 DIR=$(mktemp -d)
 ADMIN=unix:$DIR/manager/admin.sock
@@ -26,8 +26,10 @@ trap end EXIT
 
 fail() { echo "FAILED: $*"; exit 1; }
 start_manager() { "$HOLDFASTD" manager --dir "$DIR" 2>>"$DIR/manager.log" & PID[manager]=$!; }
-start_node() {
-	"$HOLDFASTD" node --dir "$DIR" --name "$1" --store "$DIR/$1/store.img" 2>>"$DIR/$1.log" &
+start_node() { # n3's store is of another type
+	local type=nvme-ssd
+	[ "$1" = n3 ] && type=hdd
+	"$HOLDFASTD" node --dir "$DIR" --name "$1" --store "$DIR/$1/store.img,type=$type" 2>>"$DIR/$1.log" &
 	PID[$1]=$!
 }
 tool() { "$TOOL" "$ADMIN" "$@" 2>&1; }
@@ -72,6 +74,24 @@ refused 9 "no gateway is online" export db1
 refused 3 "cannot shrink" resize db1 33554432
 refused 5 "'nope' does not exist" get nope
 tool resize db1 134217728 | grep -q 'size=134217728' || fail "resize"
+
+echo "a class can ask for a type of store"
+hf() { "$OUT/holdfast" --dir "$DIR" "$@" 2>&1; }
+hf node show n3 -o json | jq -e '.stores[0].type == "hdd"' >/dev/null || fail "type in node show"
+hf node show n1 | grep -q 'TYPE' || fail "no type in the table"
+hf volume create fast --size 64Mi --replicas 2 --param type=nvme-ssd >/dev/null || fail "create by type"
+[ "$(hf volume show fast -o json | jq -r '[.replica[].node] | sort | join(" ")')" = "n1 n2" ] || fail "placed elsewhere"
+[ "$(hf volume show fast -o json | jq -r .params.type)" = nvme-ssd ] || fail "the type is not in the record"
+said=$(hf volume create faster --size 64Mi --replicas 3 --param type=nvme-ssd) && fail "three of two"
+[[ $said == *"2 of 3 stores have the type 'nvme-ssd'"* ]] || fail "$said"
+hf volume delete fast --yes || fail "delete"
+cat >"$DIR/node.yaml" <<END
+store:
+  - $DIR/n1/store.img,type=nvme-ssd
+END
+hf config check "$DIR/node.yaml" --role node >/dev/null || fail "config check"
+echo "  - $DIR/n2/store.img,colour=red" >>"$DIR/node.yaml"
+hf config check "$DIR/node.yaml" --role node | grep -q 'colour=red' || fail "config check took an unknown label"
 
 echo "a second process on the same directory is refused and names the first"
 "$HOLDFASTD" manager --dir "$DIR" 2>"$DIR/second.log" && fail "a second manager started"

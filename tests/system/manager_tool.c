@@ -116,6 +116,8 @@ static int volume_verb(const char *address, int argc, char **argv)
 	Holdfast__V1__VolumeCreateRequest create = HOLDFAST__V1__VOLUME_CREATE_REQUEST__INIT;
 	Holdfast__V1__VolumeResizeRequest resize = HOLDFAST__V1__VOLUME_RESIZE_REQUEST__INIT;
 	Holdfast__V1__VolumeExportRequest export = HOLDFAST__V1__VOLUME_EXPORT_REQUEST__INIT;
+	Holdfast__V1__VolumeUnexportRequest unexport = HOLDFAST__V1__VOLUME_UNEXPORT_REQUEST__INIT;
+	unexport.name = argv[1];
 	create.name = resize.name = export.name = name.name = argv[1];
 	if (argc > 2)
 		create.size_bytes = resize.size_bytes = strtoull(argv[2], NULL, 10);
@@ -130,7 +132,7 @@ static int volume_verb(const char *address, int argc, char **argv)
 	if (strcmp(argv[0], "export") == 0)
 		return call(address, "VolumeExport", &export.base);
 	if (strcmp(argv[0], "unexport") == 0)
-		return call(address, "VolumeUnexport", &name.base);
+		return call(address, "VolumeUnexport", &unexport.base);
 	if (strcmp(argv[0], "delete") == 0)
 		return call(address, "VolumeDelete", &name.base);
 	if (strcmp(argv[0], "get") == 0)

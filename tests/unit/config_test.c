@@ -26,7 +26,8 @@ static const struct config_option options[] = {
 	{"lease", CONFIG_DURATION, offsetof(struct demo, lease_ns), "1500ms", 1000000, 0, false, NULL,
 	 "how long"},
 };
-static const struct config_table table = {"demo [FLAGS]", options, ARRAY_LEN(options)};
+static const struct config_table table = {
+	.usage = "demo [FLAGS]", .options = options, .option_count = ARRAY_LEN(options)};
 
 static int load_text(const char *text, struct demo *demo, struct err *err)
 {
@@ -163,6 +164,26 @@ TEST(config, mistakes_in_flags_are_named)
 	refuse_args("config file '/none/x': No such file or directory",
 		    ARGS("d", "--config=/none/x"));
 	refuse_args("name is missing: give --name, or the key 'name' in the config file", ARGS("d"));
+}
+
+static int depth_is_even(const void *config, struct err *err)
+{
+	const struct demo *demo = config;
+	return demo->depth % 2 ? err_set(err, -EINVAL, "depth is odd") : 0;
+}
+
+TEST(config, a_table_can_look_at_the_whole)
+{
+	struct config_table checked = table;
+	struct demo demo;
+	struct err err = {0};
+	checked.check = depth_is_even;
+	CHECK_EQ(config_load_text(&checked, "f.yaml", "name: n1\ndepth: 8\n", &demo, &err), 0);
+	config_free(&checked, &demo);
+	CHECK_EQ(config_load_text(&checked, "f.yaml", "name: n1\ndepth: 7\n", &demo, &err),
+		 -EINVAL);
+	CHECK(strstr(err_text(&err), "odd"));
+	config_free(&checked, &demo);
 }
 
 TEST(config, help_and_version_are_asked_for)

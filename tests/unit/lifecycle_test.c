@@ -35,9 +35,11 @@ struct world {
 	bool replica_exists[3];
 	int owner;         /* node that serves the volume, or -1 */
 	uint64_t owner_id; /* the intent_id that it was attached for */
+	bool is_deaf;      /* the owner does not hear of being abandoned */
+	bool is_abandoned; /* the record has given the owner up: the next attach fences it */
 	int fail_kind;     /* intent whose effect fails with fail_status */
 	int fail_status;
-	uint32_t effects[INTENT_CLEANUP + 1];
+	uint32_t effects[INTENTS];
 	char trace[512];
 };
 
@@ -88,8 +90,9 @@ static void attach_read(struct meta_range *range, int status)
 		run_end(run, -ESTALE);
 		return;
 	}
-	CHECK(w->owner == -1 || w->owner == node, "two owners");
+	CHECK(w->owner == -1 || w->owner == node || w->is_abandoned, "two owners");
 	w->owner = node;
+	w->is_abandoned = false;
 	w->owner_id = run->record.intent_id;
 	run_end(run, 0);
 }
@@ -112,7 +115,12 @@ static void run_fire(struct env_timer *timer)
 		return;
 	}
 	/* A detach that comes late does not end a later attachment (E3). */
-	if (status == 0 && run->kind == INTENT_DETACH && w->owner_id < run->record.intent_id)
+	bool is_earlier = w->owner_id < run->record.intent_id;
+	if (status == 0 && run->kind == INTENT_DETACH && is_earlier)
+		w->owner = -1;
+	if (run->kind == INTENT_ABANDON && is_earlier && w->owner >= 0 && w->is_deaf)
+		w->is_abandoned = true;
+	else if (run->kind == INTENT_ABANDON && is_earlier)
 		w->owner = -1;
 	run_end(run, status);
 }
@@ -362,6 +370,62 @@ TEST(lifecycle, transient_failures_wait_for_resume)
 	}
 }
 
+/* A gateway that never answers: the volume is stuck without force, and free with it. */
+TEST(lifecycle, a_silent_gateway_can_be_abandoned)
+{
+	static struct world w;
+	static struct manager m;
+	world_init(&w, 1);
+	manager_start(&m, &w);
+	CHECK_EQ(run(&m, LIFECYCLE_CREATE, NULL), 0);
+	CHECK_EQ(run(&m, LIFECYCLE_BIND, "g0"), 0);
+	uint64_t bound_id = m.op.record.intent_id;
+	w.fail_kind = INTENT_DETACH;
+	w.fail_status = -EHOSTDOWN;
+	w.is_deaf = true;
+	CHECK_EQ(run(&m, LIFECYCLE_RELEASE, NULL), -EHOSTDOWN);
+	CHECK_EQ(m.op.record.state, VOLUME_RELEASING);
+	CHECK_EQ(run(&m, LIFECYCLE_DELETE, NULL), -EBUSY);
+	CHECK_EQ(run(&m, LIFECYCLE_ABANDON, NULL), 0);
+	CHECK_EQ(m.op.record.state, VOLUME_AVAILABLE);
+	CHECK_EQ(m.op.record.condition_count, 0);
+	CHECK_STR(m.op.record.target_node, "");
+	CHECK_EQ(run(&m, LIFECYCLE_ABANDON, NULL), 0); /* again */
+	CHECK_EQ(w.effects[INTENT_ABANDON], 1);
+	CHECK(!lifecycle_attach_allowed(&m.op.record, "g0", bound_id));
+	CHECK_EQ(run(&m, LIFECYCLE_BIND, "g1"), 0);
+	CHECK_EQ(w.owner, 1);
+	CHECK(m.op.record.intent_id > bound_id);
+	CHECK_EQ(run(&m, LIFECYCLE_ABANDON, NULL), 0); /* from bound, in one step */
+	CHECK_EQ(run(&m, LIFECYCLE_DELETE, NULL), 0);
+	CHECK_EQ(run(&m, LIFECYCLE_ABANDON, NULL), -ENOENT);
+	CHECK_EQ(replicas(&w), 0);
+	manager_kill(&m);
+	world_free(&w);
+}
+
+/* An attach fails because the gateway died, and so does the detach that follows. */
+TEST(lifecycle, a_binding_that_hangs_can_be_abandoned)
+{
+	static struct world w;
+	static struct manager a, b;
+	world_init(&w, 3);
+	manager_start(&a, &w);
+	manager_start(&b, &w);
+	CHECK_EQ(run(&a, LIFECYCLE_CREATE, NULL), 0);
+	CHECK_EQ(run(&a, LIFECYCLE_ABANDON, NULL), 0); /* available: nothing to do */
+	CHECK_EQ(w.effects[INTENT_ABANDON], 0);
+	begin(&a, LIFECYCLE_BIND, "g0");
+	while (w.effects[INTENT_ATTACH] == 0)
+		fake_env_run(&w.fake, NULL, 1000000);
+	manager_kill(&a); /* the intent waits */
+	CHECK_EQ(run(&b, LIFECYCLE_ABANDON, NULL), 0);
+	CHECK_EQ(b.op.record.state, VOLUME_AVAILABLE);
+	CHECK_EQ(w.owner, -1);
+	manager_kill(&b);
+	world_free(&w);
+}
+
 TEST(lifecycle, provisioning_that_can_never_work_fails_and_can_be_deleted)
 {
 	static struct world w;
@@ -424,15 +488,16 @@ static void chaos(uint64_t seed)
 	}
 	for (int step = 0; step < 60; step++) {
 		struct manager *x = &m[fake_env_random(&w.fake.env) % 2];
-		uint64_t draw = fake_env_random(&w.fake.env) % 16;
+		uint64_t draw = fake_env_random(&w.fake.env) % 24;
 		if (draw == 0) {
 			manager_kill(x);
 			manager_start(x, &w);
 			x->op_done = true;
 			meta_mem_faults_set(x->meta, &bad);
 		} else if (x->op_done) {
-			enum lifecycle_goal goal = draw % 5;
-			begin(x, goal, goal == LIFECYCLE_BIND ? nodes[draw % 2] : NULL);
+			enum lifecycle_goal goal = draw % (LIFECYCLE_RESUME + 1);
+			w.is_deaf = draw > 12;
+			begin(x, goal, goal == LIFECYCLE_BIND ? nodes[draw / 6 % 2] : NULL);
 		}
 		fake_env_run(&w.fake, NULL, fake_env_random(&w.fake.env) % 60000000);
 	}
@@ -443,12 +508,12 @@ static void chaos(uint64_t seed)
 	}
 	fake_env_run(&w.fake, NULL, SECOND_NS); /* late ones land */
 	resume(&m[0]);
-	if (w.owner >= 0)
+	if (w.owner >= 0 && !w.is_abandoned)
 		CHECK_EQ(run(&m[0], LIFECYCLE_RELEASE, NULL), 0);
 	int status = run(&m[0], LIFECYCLE_DELETE, NULL);
 	CHECK(status == 0 || status == -ENOENT, "seed %llu: %d %s", (unsigned long long)seed,
 	      status, m[0].op.err.text);
-	CHECK_EQ(w.owner, -1);
+	CHECK(w.owner == -1 || w.is_abandoned);
 	/* What a late provision made is named by no record: the sweep of E1 takes it. */
 	CHECK_EQ(run(&m[0], LIFECYCLE_DELETE, NULL), -ENOENT);
 	for (int i = 0; i < 2; i++)

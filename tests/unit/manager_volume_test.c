@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "volmgr/manager.h"
+#include "volmgr/node_role.h"
 
 #define MIB ((uint64_t)1 << 20)
 
@@ -309,6 +310,53 @@ TEST(create_place, writes_members_with_node_store_and_fresh_uuids)
 	CHECK(strstr(err.text, "3") != NULL && strstr(err.text, "2 nodes") != NULL);
 	loop_destroy(loop);
 	world_close(&w);
+}
+
+TEST(create_place, takes_only_stores_of_the_type_that_is_asked_for)
+{
+	struct world w = {0};
+	struct create_case c = {0};
+	struct loop *loop = NULL;
+	struct err err = {0};
+	world_open(&w);
+	CHECK(loop_create(LOOP_ENGINE_AUTO, &loop, &err) == 0);
+	w.m.env = loop_env(loop);
+	for (uint32_t i = 0; i < 2; i++)
+		w.nodes[i]->record.stores[0].capacity_bytes = 1024 * MIB;
+	struct record_store *second = &w.nodes[1]->record.stores[0];
+	second->label_count = 1;
+	strcpy(second->labels[0].key, "type");
+	strcpy(second->labels[0].value, "nvme-ssd");
+	CHECK(create_with_param(&c, "type", "nvme-ssd", 1) == 0);
+	for (int i = 0; i < 20; i++) {
+		c.draft.uuid.bytes[0] = (uint8_t)i;
+		CHECK(create_place(&w.m, &c.draft, &c.settings, &err) == 0);
+		CHECK(strcmp(c.draft.voters[0].node, "n2") == 0);
+	}
+	c.draft.rf = 2;
+	CHECK(create_place(&w.m, &c.draft, &c.settings, &err) == -ENOSPC);
+	CHECK(strstr(err.text, "1 of 2 stores have the type 'nvme-ssd'") != NULL);
+	loop_destroy(loop);
+	world_close(&w);
+}
+
+/* ---- store labels ---- */
+
+TEST(store_option, is_a_path_and_perhaps_a_type)
+{
+	static char path[STORE_PATH_BYTES], type[LABEL_BYTES];
+	struct err err = {0};
+	CHECK(store_option_parse("/dev/vdb", path, type, &err) == 0);
+	CHECK(strcmp(path, "/dev/vdb") == 0 && type[0] == '\0');
+	CHECK(store_option_parse("/srv/a,b.img,type=nvme-ssd", path, type, &err) == 0);
+	CHECK(strcmp(path, "/srv/a,b.img") == 0 && strcmp(type, "nvme-ssd") == 0);
+	CHECK(store_option_parse("/srv/a,b.img", path, type, &err) == 0);
+	CHECK(strcmp(path, "/srv/a,b.img") == 0 && type[0] == '\0');
+	CHECK(store_option_parse("/dev/vdb,colour=red", path, type, &err) == -EINVAL);
+	CHECK(strstr(err.text, "colour=red") != NULL);
+	CHECK(store_option_parse("/dev/vdb,type=", path, type, &err) == -EINVAL);
+	CHECK(store_option_parse("/dev/vdb,type=a b", path, type, &err) == -EINVAL);
+	CHECK(store_option_parse(",type=hdd", path, type, &err) == -EINVAL);
 }
 
 /* ---- supervision ---- */

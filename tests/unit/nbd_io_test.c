@@ -559,6 +559,16 @@ TEST(nbd_pages, runs_never_overlap_and_all_come_back)
 	uint8_t *all = nbd_pages_take(&pages, 1024);
 	CHECK(all != NULL);
 	CHECK(nbd_pages_take(&pages, 1) == NULL);
+	all[0] = 7;
+	nbd_pages_trim(&pages); /* in use */
+	nbd_pages_trim(&pages);
+	CHECK_EQ(all[0], 7);
 	nbd_pages_give(&pages, all, 1024);
+	all = nbd_pages_take(&pages, 1);
+	nbd_pages_give(&pages, all, 1);
+	nbd_pages_trim(&pages); /* was in use just now */
+	CHECK_EQ(all[0], 7);
+	nbd_pages_trim(&pages);
+	CHECK_EQ(all[0], 0); /* the kernel has it */
 	nbd_pages_fini(&pages);
 }

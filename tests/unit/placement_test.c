@@ -227,6 +227,7 @@ TEST(placement, excluded_stores_say_why)
 	uint32_t two[2];
 	CHECK_EQ(placement_choose(&r, c.stores, 8, two, &err), -ENOSPC);
 	CHECK(strstr(err_text(&err), "1 on cordoned nodes"), "%s", err_text(&err));
+	CHECK(strstr(err_text(&err), "7 of 8 stores have the type 'nvme'"), "%s", err_text(&err));
 }
 
 TEST(placement, factor_out_of_range_or_no_stores_is_refused)
