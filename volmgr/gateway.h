@@ -168,6 +168,7 @@ struct gateway {
 	bool was_beaten; /* a first heartbeat was answered */
 	struct env_timer timer;
 	struct env_timer listen_timer;
+	uint64_t listen_until_ns; /* its address was taken: tried until then */
 	uint64_t interval_ns;
 	uint64_t started_ns;
 	uint64_t attach_generation; /* rises with each attach that did not come by heartbeat */

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/version.h"
@@ -48,6 +49,8 @@ static int role_run(const struct role *role, void *options)
 	int code = DAEMON_EXIT_OK;
 	if (shared->supervise && !daemon_supervise(shared, &code))
 		return code;
+	log_event(LOG_INFO, "daemon", "starting", "role=%s name=%s pid=%d version=%s", role->name,
+		  shared->name, (int)getpid(), build_version());
 	struct err err = {0};
 	struct daemon *daemon = NULL;
 	int rc = daemon_open(shared, &daemon, &err);
@@ -67,8 +70,10 @@ static int role_main(const struct role *role, int argc, char **argv)
 {
 	struct err err = {0};
 	void *options = calloc(1, role->options_bytes);
-	if (options == NULL)
+	if (options == NULL) {
+		fprintf(stderr, "holdfastd %s: out of memory\n", role->name);
 		return DAEMON_EXIT_FAILED;
+	}
 	int rc = config_load(role->table, argc, argv, options, &err);
 	int code = DAEMON_EXIT_OK;
 	if (rc == CONFIG_HELP)

@@ -4,50 +4,13 @@
 # The real NBD clients of clients.sh against a replicated volume, and what only a cluster can show: trim
 # lowers what the stores use, a flipped payload byte is found and named, peers that send garbage harm nobody.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
+. tests/system/cluster.sh
 . tests/system/clients.sh
-bin=${OUT:-build}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-volume-XXXXXX") || exit 1
-passed=0 failed=0 skipped=0
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
-}
-cleanup() {
-	hf down >"$dir/down" 2>&1 || cat "$dir/down"
-	rm -rf "$dir"
-}
-trap cleanup EXIT
-
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && return 1
-		sleep 0.1
-	done
-}
 used() { # bytes in use in all stores together
 	hf status -o json | jq .used
 }
-live() { # VOLUME: all its replicas are in the stream
-	hf replica list "$1" -o json |
-		jq -e '[.items[].state] | all(. == "primary" or . == "secondary")' >/dev/null
-}
-
 t_start() {
 	hf up --nodes 3 --size 2Gi && hf volume create db --size 512Mi --replicas 3 &&
 		uri=$(hf volume export db 2>/dev/null) && [[ -n $uri ]]
@@ -130,7 +93,4 @@ if [[ $failed == 0 ]]; then
 	check garbage_harms_nobody t_garbage
 	check delete_after_unexport t_end
 fi
-line="$passed passed, $failed failed"
-((skipped > 0)) && line="$line, $skipped skipped"
-echo "$line"
-((failed == 0))
+cluster_end
