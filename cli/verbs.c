@@ -40,7 +40,7 @@ static const struct cli_option options_export[] = {
 };
 static const struct cli_option options_yes[] = {OPTION_YES, OPTION_END};
 static const struct cli_option options_repair[] = {
-	{"node", 0, CLI_TEXT, "NAME", "only the replica on this node"},
+	{"node", 0, CLI_TEXT, "NAME", "only what is bad on this node"},
 	OPTION_END,
 };
 static const struct cli_option options_format[] = {
@@ -67,7 +67,8 @@ static const struct cli_option options_events[] = {
 const struct cli_verb cli_verbs[] = {
 	{"up", "", "start a local cluster, or what is missing of it",
 	 "One manager, nodes with a store each, and a gateway, as background processes with their\n"
-	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is harmless.",
+	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is "
+	 "harmless.",
 	 options_up, 0, 0, verb_up},
 	{"down", "", "stop the local cluster; nothing is lost", NULL, NULL, 0, 0, verb_down},
 	{"status", "", "processes, nodes, volumes and exports", NULL, NULL, 0, 0, verb_status},
@@ -90,12 +91,15 @@ const struct cli_verb cli_verbs[] = {
 	{"volume export", "NAME", "serve a volume over NBD",
 	 "Prints the NBD URI alone on standard output; the same one when repeated.", options_export,
 	 1, 1, verb_volume_export},
-	{"volume unexport", "NAME", "end a volume's export; clients are disconnected", NULL, NULL, 1,
-	 1, verb_volume_unexport},
+	{"volume unexport", "NAME", "end a volume's export; clients are disconnected", NULL, NULL,
+	 1, 1, verb_volume_unexport},
 	{"replica list", "VOLUME", "where a volume's replicas are and how far", NULL, NULL, 1, 1,
 	 verb_replica_list},
-	{"replica repair", "VOLUME", "bring replicas back that need it", NULL, options_repair, 1, 1,
-	 verb_replica_repair},
+	{"replica repair", "VOLUME", "read all replicas and rewrite what is bad from a good copy",
+	 "Waits for replicas that catch up. Names each bad copy and what became of it; exits 0 "
+	 "exactly\n"
+	 "when all replicas are equal at the end. Ctrl-C ends it; what is rewritten stays so.",
+	 options_repair, 1, 1, verb_replica_repair},
 	{"replica verify", "VOLUME", "compare the contents of all replicas",
 	 "Names volume, node and offset of each difference; exits 0 exactly when all are equal.",
 	 NULL, 1, 1, verb_replica_verify},
@@ -110,7 +114,7 @@ const struct cli_verb cli_verbs[] = {
 	 verb_store_dump},
 	{"store list", "", "stores of all nodes", NULL, NULL, 0, 0, verb_store_list},
 	{"events", "", "what happened, oldest first", NULL, options_events, 0, 0, verb_events},
-	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1,
-	 1, verb_config_check},
+	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1, 1,
+	 verb_config_check},
 	{0},
 };

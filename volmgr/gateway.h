@@ -86,7 +86,7 @@ struct gateway_volume {
 	 * replicas to be live (repair) */
 	struct {
 		struct rpc_call *call;
-		enum { WAIT_OPEN, WAIT_END, WAIT_UNEXPORT, WAIT_LIVE, WAIT_GROWN } what;
+		enum { WAIT_OPEN, WAIT_END, WAIT_UNEXPORT, WAIT_GROWN } what;
 	} waiters[GATEWAY_WAITERS_MAX];
 	uint32_t waiter_count;
 	struct gateway_verify *verify;
@@ -130,7 +130,8 @@ void gateway_volume_metrics_remove(struct gateway_volume *v);
 
 /* ---- gateway_verify.c ---- */
 
-void gateway_verify_start(struct gateway_volume *v, struct rpc_call *call);
+void gateway_verify_start(struct gateway_volume *v, struct rpc_call *call, bool repair,
+			  const char *node);
 
 /* ---- gateway_service.c ---- */
 

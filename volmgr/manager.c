@@ -191,7 +191,7 @@ static const struct rpc_method manager_methods[] = {
 	{"VolumeExport", manager_volume_export, 0},
 	{"VolumeUnexport", manager_volume_unexport, 0},
 	{"ReplicaList", manager_replica_list, 0},
-	{"ReplicaRepair", manager_replica_repair, 0},
+	{"ReplicaRepair", manager_replica_repair, RPC_METHOD_STREAM},
 	{"ReplicaVerify", manager_replica_verify, RPC_METHOD_STREAM},
 	{"Events", manager_events, 0},
 	{"HeartbeatNode", manager_heartbeat_node, 0},
