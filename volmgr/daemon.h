@@ -117,8 +117,9 @@ struct role {
 	const char *name;
 	const struct config_table *table;
 	size_t options_bytes;
-	/* Blocks until the role has ended in order. 0, or -errno with a sentence; -EINVAL and
-	 * -ERANGE mean that the options are wrong. */
+	/* Blocks until the role has ended in order. 0, or -errno with a sentence; -EINVAL,
+	 * -ERANGE and -ENOTSUP (state of a newer version) mean that another start would fail, too.
+	 */
 	int (*run)(struct daemon *daemon, const void *options, struct err *err);
 };
 

@@ -38,9 +38,11 @@ static int version(void)
 	return DAEMON_EXIT_OK;
 }
 
-static bool is_usage_error(int code)
+/* It would fail in the same way whenever it is started: wrong options, or state of a newer version.
+ */
+static bool is_hopeless(int code)
 {
-	return code == -EINVAL || code == -ERANGE || code == -ENAMETOOLONG;
+	return code == -EINVAL || code == -ERANGE || code == -ENAMETOOLONG || code == -ENOTSUP;
 }
 
 static int role_run(const struct role *role, void *options)
@@ -63,7 +65,7 @@ static int role_run(const struct role *role, void *options)
 	/* What the role left half-made is the kernel's to free; stores recover as after a crash. */
 	log_event(LOG_ERROR, "daemon", "failed", "role=%s name=%s code=%s error=%s", role->name,
 		  shared->name, err_name(rc), LOG_Q(err_text(&err)));
-	return is_usage_error(rc) ? DAEMON_EXIT_USAGE : DAEMON_EXIT_FAILED;
+	return is_hopeless(rc) ? DAEMON_EXIT_USAGE : DAEMON_EXIT_FAILED;
 }
 
 static int role_main(const struct role *role, int argc, char **argv)

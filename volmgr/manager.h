@@ -180,6 +180,7 @@ struct manager_job {
 	struct export_record export;
 	uint64_t size_bytes; /* resize: the size that is wanted */
 	bool is_repair;
+	bool is_recorded; /* export: by this job */
 	char repair_node[NAME_BYTES];
 	void (*next)(struct manager_job *job); /* after binding and unbinding */
 };

@@ -7,6 +7,7 @@
  * O2  Unexport deletes the record first, then releases. A crash between the two leaves a volume
  *     that is bound for nobody, which is released (manager_job.c, B4).
  * O3  The same export again is answered with the same URI; a different one is refused.
+ * O4  An export that the gateway refuses (its address is taken, say) is taken off the record again.
  */
 #include "volmgr/manager.h"
 
@@ -88,12 +89,31 @@ static void record_swap(struct manager_job *job, struct meta_do change,
 
 /* ---- export ---- */
 
+/* O4 */
+static void export_undone(struct meta_txn *txn, int status)
+{
+	struct manager_job *job = CONTAINER_OF(txn, struct manager_job, txn);
+	struct manager_volume *volume = manager_volume_find(job->manager, job->name);
+	if (status == 0 && volume != NULL)
+		volume->has_export = false;
+	job_unbind(job, job_answer_error);
+}
+
+/* The gateway said no, and not just that it cannot now or that nobody heard it. */
+static bool is_refusal(int code)
+{
+	return code != -ETIMEDOUT && code != -ENOTCONN && code != -ECANCELED && code != -EAGAIN;
+}
+
 static void export_told(struct gateway_call *call)
 {
 	struct manager_job *job = CONTAINER_OF(call, struct manager_job, gateway_call);
 	if (call->async.err.code < 0) {
 		job->err = call->async.err;
-		job_reply(job, NULL); /* the record stays: the gateway is told with its next beat */
+		if (job->is_recorded && is_refusal(job->err.code))
+			record_swap(job, meta_do_delete(job->key), export_undone);
+		else
+			job_reply(job, NULL); /* the gateway is told with its next beat */
 		return;
 	}
 	job_reply(job, call->async.response);
@@ -125,6 +145,7 @@ static void export_recorded(struct meta_txn *txn, int status)
 		job_unbind(job, job_answer_error);
 		return;
 	}
+	job->is_recorded = true;
 	if (volume != NULL) {
 		volume->has_export = true;
 		volume->export = job->export;
