@@ -134,7 +134,7 @@ check-tsan:
 	$(AGAIN) deps
 	$(AGAIN) OUT=build/tsan SAN=-fsanitize=thread check-threads
 check-long:
-	$(AGAIN) check
+	$(AGAIN) check KILL_RING_LAPS=10
 	$(AGAIN) check-asan
 	$(AGAIN) check-tsan
 	$(AGAIN) model

@@ -62,8 +62,9 @@ static int listener_bind(int fd, const struct net_address *address)
 		return -errno;
 	if (bind(fd, name, address->bytes) == 0)
 		return 0;
-	if (errno != EADDRINUSE || !address->is_unix || !socket_is_stale(address))
-		return -errno;
+	int rc = -errno;
+	if (rc != -EADDRINUSE || !address->is_unix || !socket_is_stale(address))
+		return rc; /* not what the look at the socket left in errno */
 	if (unlink(address->path) < 0 && errno != ENOENT)
 		return -errno;
 	return bind(fd, name, address->bytes) < 0 ? -errno : 0;

@@ -2,11 +2,12 @@
 /*
  * Starting and stopping the processes of a local cluster.
  *
- * L1  A pid is believed only while a process of that pid holds a lock on the pid file: a stale file,
- *     or a pid that was given to another program, is never signalled.
- * L2  Children are started by exec straight after fork and own their session; nothing of this
- *     process (descriptors, directory, terminal) is left to them but the log.
- * L3  Every wait has a deadline.
+ * L1  A pid is believed only while a process of that pid holds a lock on the pid file: a stale
+ * file, or a pid that was given to another program, is never signalled. L2  Children are started by
+ * exec straight after fork and own their session; nothing of this process (descriptors, directory,
+ * terminal) is left to them but the log. L3  Every wait has a deadline. L4  Only a process that
+ * answers after it was asked to run is believed to run: a killed one keeps its lock for a moment,
+ * and is started anew once it has let go.
  */
 #include "cli/local.h"
 
@@ -23,7 +24,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "volmgr/holdfast.pb-c.h"
+
 #define LOG_TAIL_BYTES 4096
+#define ANSWER_MS      1000
 
 const char *local_path(const struct cli *cli, const char *name, const char *file,
 		       char path[LOCAL_PATH_BYTES])
@@ -55,22 +59,39 @@ void sleep_ms(uint32_t ms)
 		;
 }
 
-/* A line of /proc/locks: "1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF" */
-static bool lock_held_by(const struct stat *st, pid_t pid)
+/* A line of /proc/PID/fdinfo/FD: "lock:	1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF" */
+static bool fd_holds_lock(int fdinfo, const char *fd, const struct stat *st)
 {
-	FILE *locks = fopen("/proc/locks", "re");
+	int opened = openat(fdinfo, fd, O_RDONLY | O_CLOEXEC);
+	FILE *file = opened < 0 ? NULL : fdopen(opened, "r");
 	char line[256];
 	bool found = false;
 
-	while (locks && !found && fgets(line, sizeof(line), locks)) {
+	while (file && !found && fgets(line, sizeof(line), file)) {
 		unsigned maj, min;
 		unsigned long inode;
-		int holder;
-		if (sscanf(line, "%*s %*s %*s %*s %d %x:%x:%lu", &holder, &maj, &min, &inode) == 4)
-			found = holder == pid && inode == st->st_ino;
+		if (sscanf(line, "lock: %*s %*s %*s %*s %*d %x:%x:%lu", &maj, &min, &inode) == 3)
+			found = inode == st->st_ino;
 	}
-	if (locks)
-		fclose(locks);
+	if (file)
+		fclose(file);
+	return found;
+}
+
+/* L1. Not from /proc/locks: while others come and go there, a reader misses lines. */
+static bool lock_held_by(const struct stat *st, pid_t pid)
+{
+	char path[64];
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo", (int)pid);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir)))
+		found = fd_holds_lock(dirfd(dir), entry->d_name, st);
+	if (dir)
+		closedir(dir);
 	return found;
 }
 
@@ -219,30 +240,79 @@ static int start_fork(const struct start *start, int log_fd, pid_t *ret_pid, str
 	return 0;
 }
 
-int local_start(const struct cli *cli, const char *role, const char *name, pid_t *ret_pid,
-		struct err *err)
+int local_start(const struct cli *cli, struct local_process *process, struct err *err)
 {
 	struct start start = {0};
 	char path[LOCAL_PATH_BYTES];
 	int rc, log_fd;
 
-	*ret_pid = 0;
-	if (local_pid(cli, name))
+	if (process->child || local_pid(cli, process->name))
 		return 0;
-	if (strcmp(role, "node") != 0 &&
-	    pid_file_holder(local_path(cli, name, "supervisor", path)))
+	if (strcmp(process->role, "node") != 0 &&
+	    pid_file_holder(local_path(cli, process->name, "supervisor", path)))
 		return 0; /* it is about to start it again */
 	rc = local_daemon_path(start.daemon, sizeof(start.daemon), err);
 	if (rc < 0)
 		return rc;
-	start_arguments(&start, cli, role, name);
-	local_path(cli, name, "log", path);
+	start_arguments(&start, cli, process->role, process->name);
+	local_path(cli, process->name, "log", path);
 	log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (log_fd < 0)
 		return err_set(err, -errno, "%s: %s", path, strerror(errno));
-	rc = start_fork(&start, log_fd, ret_pid, err);
+	rc = start_fork(&start, log_fd, &process->child, err);
 	close(log_fd);
 	return rc;
+}
+
+bool local_ended(const struct cli *cli, struct local_process *process)
+{
+	int status = 0;
+
+	if (!process->child || waitpid(process->child, &status, WNOHANG) != process->child)
+		return false;
+	process->child = 0;
+	if (WIFSIGNALED(status))
+		(void)cli_fail(CLI_FAILED, NULL, "%s was killed by signal %d before it was ready",
+			       process->name, WTERMSIG(status));
+	else
+		(void)cli_fail(CLI_FAILED, NULL, "%s ended with exit code %d before it was ready",
+			       process->name, WEXITSTATUS(status));
+	local_log_tail(cli, process->name, 10);
+	return true;
+}
+
+/* The pid that the process at our own socket for it tells; 0 when nobody answers. */
+static pid_t pid_told(struct cli *cli, const struct local_process *process)
+{
+	bool is_node = strcmp(process->role, "node") == 0;
+	Holdfast__V1__Empty empty = HOLDFAST__V1__EMPTY__INIT;
+	char address[RPC_ADDRESS_BYTES_MAX];
+	const struct rpc_request request = {
+		.service = is_node ? &holdfast__v1__node__descriptor
+				   : &holdfast__v1__gateway__descriptor,
+		.method = "Status",
+		.message = &empty.base,
+		.timeout_ms = ANSWER_MS,
+	};
+	ProtobufCMessage *reply;
+	pid_t pid;
+
+	if (cli_client(cli, local_admin_address(cli, process->name, address), NULL) < 0 ||
+	    rpc_client_call(cli->client, &request, &reply, NULL) < 0)
+		return 0;
+	const Holdfast__V1__ProcessInfo *info =
+		is_node ? ((Holdfast__V1__NodeStatus *)(void *)reply)->process
+			: ((Holdfast__V1__GatewayStatus *)(void *)reply)->process;
+	pid = info ? (pid_t)info->pid : 0;
+	rpc_message_free(reply);
+	return pid;
+}
+
+bool local_answers(struct cli *cli, const struct local_process *process)
+{
+	pid_t pid = local_pid(cli, process->name);
+
+	return pid && pid_told(cli, process) == pid;
 }
 
 /* ---- stopping ---- */

@@ -21,6 +21,7 @@
 #define LOCAL_GATEWAY "g1"
 #define LOCAL_PATH_BYTES 192
 #define LOCAL_NODES_MAX 9u
+#define LOCAL_NAME_BYTES 16 /* "manager", "n1", "g1" */
 
 /* DIR/NAME/FILE; FILE may be empty. Returns path. */
 const char *local_path(const struct cli *cli, const char *name, const char *file,
@@ -38,10 +39,21 @@ bool local_exists(const struct cli *cli, const char *name);
 uint32_t local_node_count(const struct cli *cli);
 /* The path of holdfastd, beside this program. 0 or -errno with a sentence. */
 int local_daemon_path(char *path, size_t bytes, struct err *err);
-/* Starts a process of the cluster, detached, unless it runs; *ret_pid is the child, or 0 when it ran.
- * 0 or -errno with a sentence. */
-int local_start(const struct cli *cli, const char *role, const char *name, pid_t *ret_pid,
-		struct err *err);
+
+/* A process of the cluster that shall run. */
+struct local_process {
+	const char *role; /* "manager", "node", "gateway" */
+	char name[LOCAL_NAME_BYTES];
+	pid_t child; /* started by us and not ended; 0: it ran, or its supervisor starts it */
+};
+/* Starts it, detached, unless it runs or is about to be started. May be called again and again: a
+ * process that was killed is still there for a moment. 0 or -errno with a sentence. */
+int local_start(const struct cli *cli, struct local_process *process, struct err *err);
+/* True when our child has ended; says so, with the last lines of its log. */
+bool local_ended(const struct cli *cli, struct local_process *process);
+/* True when the process runs and says so itself: one that was killed before we asked may still have
+ * its pid file, and the manager's word about it is older. */
+bool local_answers(struct cli *cli, const struct local_process *process);
 /* SIGTERM to supervisor and daemon, then waits until both are gone. 0, or -ETIMEDOUT. */
 int local_stop(const struct cli *cli, const char *name, uint64_t deadline_ms, struct err *err);
 /* CLOCK_BOOTTIME in ms. */

@@ -2,12 +2,11 @@
 /*
  * up and down: a cluster on this machine.
  *
- * U1  What exists is kept: stores are formatted only where no file is; another --nodes or --size than
- *     what is there is said and ignored.
- * U2  Ready means: the manager answers, and says that each node and the gateway that run now, by
- *     their pids, are registered with it.
- * U3  Both verbs may be repeated at any time and after any crash of themselves: a store is formatted
- *     under another name and renamed when it is whole.
+ * U1  What exists is kept: stores are formatted only where no file is; another --nodes or --size
+ * than what is there is said and ignored. U2  Ready means: the manager answers, and says that each
+ * node and the gateway that run now, by their pids, are registered with it; and they say themselves
+ * that they run. U3  Both verbs may be repeated at any time and after any crash of themselves: a
+ * store is formatted under another name and renamed when it is whole.
  */
 #include "cli/cli.h"
 
@@ -15,7 +14,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/config.h"
@@ -30,16 +28,10 @@
 #define DOWN_MS 15000
 #define PROCESSES_MAX (LOCAL_NODES_MAX + 2)
 
-struct process {
-	const char *role;
-	char name[16];
-	pid_t child; /* started by us; 0: it ran */
-};
-
 struct cluster {
 	uint32_t node_count;
 	uint64_t store_bytes; /* of stores that are to be made */
-	struct process processes[PROCESSES_MAX];
+	struct local_process processes[PROCESSES_MAX];
 	uint32_t process_count;
 };
 
@@ -47,7 +39,7 @@ struct cluster {
 
 static void process_add(struct cluster *cluster, const char *role, const char *name)
 {
-	struct process *process = &cluster->processes[cluster->process_count++];
+	struct local_process *process = &cluster->processes[cluster->process_count++];
 
 	process->role = role;
 	snprintf(process->name, sizeof(process->name), "%s", name);
@@ -177,7 +169,7 @@ static int cluster_prepare(const struct cli *cli, const struct cluster *cluster,
 	int rc = dir_make_all(cli->dir, err);
 
 	for (uint32_t i = 0; rc == 0 && i < cluster->process_count; i++) {
-		const struct process *process = &cluster->processes[i];
+		const struct local_process *process = &cluster->processes[i];
 		if (strcmp(process->role, "node") != 0)
 			continue;
 		rc = dir_make(local_path(cli, process->name, "", path), err);
@@ -192,7 +184,7 @@ static int cluster_prepare(const struct cli *cli, const struct cluster *cluster,
 /* ---- readiness ---- */
 
 static bool status_has(const struct cli *cli, const Holdfast__V1__StatusReply *status,
-		       const struct process *process)
+		       const struct local_process *process)
 {
 	pid_t pid = local_pid(cli, process->name);
 
@@ -207,17 +199,20 @@ static bool status_has(const struct cli *cli, const Holdfast__V1__StatusReply *s
 }
 
 /* The first process that is not ready, or NULL and the status. */
-static const struct process *cluster_lag(struct cli *cli, const struct cluster *cluster,
-					 ProtobufCMessage **ret)
+static const struct local_process *cluster_lag(struct cli *cli, const struct cluster *cluster,
+					       ProtobufCMessage **ret)
 {
 	Holdfast__V1__Empty request = HOLDFAST__V1__EMPTY__INIT;
-	const struct process *lag = NULL;
+	const struct local_process *lag = NULL;
 	ProtobufCMessage *reply;
 
 	if (!local_pid(cli, LOCAL_MANAGER) || cli_call(cli, "Status", &request.base, &reply, NULL) < 0)
 		return &cluster->processes[0];
 	for (uint32_t i = 0; i < cluster->process_count && !lag; i++)
 		if (!status_has(cli, (void *)reply, &cluster->processes[i]))
+			lag = &cluster->processes[i];
+	for (uint32_t i = 1; i < cluster->process_count && !lag; i++) /* the manager just has */
+		if (!local_answers(cli, &cluster->processes[i]))
 			lag = &cluster->processes[i];
 	if (lag)
 		rpc_message_free(reply);
@@ -226,43 +221,48 @@ static const struct process *cluster_lag(struct cli *cli, const struct cluster *
 	return lag;
 }
 
-/* A child of ours that has ended, or NULL. */
-static const struct process *cluster_ended(const struct cluster *cluster, int *ret_status)
+static void then_said(const struct cli *cli)
 {
-	pid_t pid = waitpid(-1, ret_status, WNOHANG);
-
-	for (uint32_t i = 0; pid > 0 && i < cluster->process_count; i++)
-		if (cluster->processes[i].child == pid)
-			return &cluster->processes[i];
-	return NULL;
+	fprintf(stderr, "  Then: holdfast --dir %s doctor; holdfast --dir %s up\n", cli->dir,
+		cli->dir);
 }
 
-static int up_failed(struct cli *cli, const struct process *process, enum cli_exit code,
-		     const char *what)
+/* Starts what does not run; CLI_OK, or the exit code when that failed or something has ended. */
+static int cluster_start(struct cli *cli, struct cluster *cluster)
 {
-	(void)cli_fail(code, NULL, "%s %s", process->name, what);
-	local_log_tail(cli, process->name, 10);
-	fprintf(stderr, "  Then: holdfast --dir %s doctor; holdfast --dir %s up\n", cli->dir, cli->dir);
-	return code;
-}
+	struct err err = {0};
 
-static int cluster_wait(struct cli *cli, const struct cluster *cluster, ProtobufCMessage **ret)
-{
-	uint64_t deadline_ms = clock_ms() + UP_MS;
-	const struct process *lag;
-	int status = 0;
-
-	while ((lag = cluster_lag(cli, cluster, ret))) {
-		const struct process *ended = cluster_ended(cluster, &status);
-		if (ended && WIFEXITED(status))
-			return up_failed(cli, ended, CLI_FAILED, "ended as soon as it was started");
-		if (ended)
-			return up_failed(cli, ended, CLI_FAILED, "was killed as soon as it was started");
-		if (clock_ms() > deadline_ms)
-			return up_failed(cli, lag, CLI_TIMEOUT, "is not ready after 20 s");
-		sleep_ms(20);
+	for (uint32_t i = 0; i < cluster->process_count; i++) {
+		if (local_ended(cli, &cluster->processes[i])) {
+			then_said(cli);
+			return CLI_FAILED;
+		}
+		if (local_start(cli, &cluster->processes[i], &err) < 0)
+			return cli_fail_err(&err, NULL);
 	}
 	return CLI_OK;
+}
+
+static int cluster_wait(struct cli *cli, struct cluster *cluster, ProtobufCMessage **ret)
+{
+	uint64_t deadline_ms = clock_ms() + UP_MS;
+
+	for (;;) {
+		const struct local_process *lag;
+		int code = cluster_start(cli, cluster);
+		if (code != CLI_OK)
+			return code;
+		lag = cluster_lag(cli, cluster, ret);
+		if (!lag)
+			return CLI_OK;
+		if (clock_ms() > deadline_ms) {
+			(void)cli_fail(CLI_TIMEOUT, NULL, "%s is not ready after 20 s", lag->name);
+			local_log_tail(cli, lag->name, 10);
+			then_said(cli);
+			return CLI_TIMEOUT;
+		}
+		sleep_ms(20);
+	}
 }
 
 int verb_up(struct cli *cli)
@@ -276,11 +276,6 @@ int verb_up(struct cli *cli)
 		return cli_fail(CLI_USAGE, NULL, "up starts a local cluster; --manager names another");
 	if (cluster_plan(cli, &cluster, &err) < 0 || cluster_prepare(cli, &cluster, &err) < 0)
 		return cli_fail_err(&err, NULL);
-	for (uint32_t i = 0; i < cluster.process_count; i++) {
-		struct process *process = &cluster.processes[i];
-		if (local_start(cli, process->role, process->name, &process->child, &err) < 0)
-			return cli_fail_err(&err, NULL);
-	}
 	code = cluster_wait(cli, &cluster, &status);
 	if (code != CLI_OK)
 		return code;

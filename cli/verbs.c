@@ -46,7 +46,7 @@ static const struct cli_option options_unexport[] = {
 };
 static const struct cli_option options_yes[] = {OPTION_YES, OPTION_END};
 static const struct cli_option options_repair[] = {
-	{"node", 0, CLI_TEXT, "NAME", "only the replica on this node"},
+	{"node", 0, CLI_TEXT, "NAME", "only what is bad on this node"},
 	OPTION_END,
 };
 static const struct cli_option options_format[] = {
@@ -108,8 +108,11 @@ const struct cli_verb cli_verbs[] = {
 	 options_unexport, 1, 1, verb_volume_unexport},
 	{"replica list", "VOLUME", "where a volume's replicas are and how far", NULL, NULL, 1, 1,
 	 verb_replica_list},
-	{"replica repair", "VOLUME", "bring replicas back that need it", NULL, options_repair, 1, 1,
-	 verb_replica_repair},
+	{"replica repair", "VOLUME", "read all replicas and rewrite what is bad from a good copy",
+	 "Waits for replicas that catch up. Names each bad copy and what became of it; exits 0 "
+	 "exactly\n"
+	 "when all replicas are equal at the end. Ctrl-C ends it; what is rewritten stays so.",
+	 options_repair, 1, 1, verb_replica_repair},
 	{"replica verify", "VOLUME", "compare the contents of all replicas",
 	 "Names volume, node and offset of each difference; exits 0 exactly when all are equal.",
 	 NULL, 1, 1, verb_replica_verify},

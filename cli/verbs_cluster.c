@@ -117,7 +117,7 @@ static int local_node_check(struct cli *cli)
 				"nodes are started and stopped on their own machine, not through "
 				"--manager");
 	if (strcmp(name, LOCAL_MANAGER) == 0 || strcmp(name, LOCAL_GATEWAY) == 0 ||
-	    !local_exists(cli, name))
+	    strlen(name) >= LOCAL_NAME_BYTES || !local_exists(cli, name))
 		return cli_fail(CLI_NOT_FOUND, "'holdfast node list' shows the nodes.",
 				"there is no local node '%s' in %s", name, cli->dir);
 	return CLI_OK;
@@ -144,19 +144,22 @@ int verb_node_start(struct cli *cli)
 {
 	const char *name = cli->arguments[0];
 	uint64_t deadline_ms = clock_ms() + cli->timeout_ms;
+	struct local_process process = {.role = "node"};
 	bool has_manager;
-	pid_t started;
 	struct err err = {0};
 	int code = local_node_check(cli);
 
 	if (code != CLI_OK)
 		return code;
-	if (local_start(cli, "node", name, &started, &err) < 0)
-		return cli_fail_err(&err, NULL);
+	snprintf(process.name, sizeof(process.name), "%s", name);
 	has_manager = local_pid(cli, LOCAL_MANAGER) != 0;
 	for (;;) {
-		pid_t pid = local_pid(cli, name);
-		if (pid && (!has_manager || node_is_online(cli, name, pid)))
+		if (local_ended(cli, &process))
+			return CLI_FAILED;
+		if (local_start(cli, &process, &err) < 0)
+			return cli_fail_err(&err, NULL);
+		if (local_answers(cli, &process) &&
+		    (!has_manager || node_is_online(cli, name, local_pid(cli, name))))
 			return CLI_OK;
 		if (clock_ms() > deadline_ms)
 			break;

@@ -34,29 +34,14 @@ int verb_replica_list(struct cli *cli)
 	return replicas_print(cli, reply);
 }
 
-int verb_replica_repair(struct cli *cli)
-{
-	Holdfast__V1__ReplicaRepairRequest request = HOLDFAST__V1__REPLICA_REPAIR_REQUEST__INIT;
-	const char *node = cli_value(cli, "node");
-	ProtobufCMessage *reply;
-	struct err err = {0};
-
-	request.volume = (char *)cli->arguments[0];
-	request.node = (char *)(node ? node : "");
-	if (name_check("volume name", request.volume, &err) < 0 ||
-	    (node && name_check("node name", node, &err) < 0))
-		return cli_fail_err(&err, NULL);
-	if (cli_call(cli, "ReplicaRepair", &request.base, &reply, &err) < 0)
-		return cli_call_failed(cli, &err);
-	return replicas_print(cli, reply);
-}
-
-/* ---- verify ---- */
+/* ---- verify, repair ---- */
 
 struct verify {
 	struct cli *cli;
 	json_t *findings;
 	uint64_t bytes_total;
+	uint64_t repaired;
+	bool is_repair;
 	bool show_progress;
 	bool finished;
 	bool equal;
@@ -86,29 +71,45 @@ static void progress_take(struct verify *verify, const Holdfast__V1__VerifyProgr
 		verify->bytes_total = progress->bytes_total;
 	verify->finished = progress->finished;
 	verify->equal = progress->finished && progress->equal;
-	if (verify->show_progress && !progress->finished) {
+	verify->repaired = progress->repaired;
+	if (!verify->show_progress || progress->finished)
+		return;
+	if (progress->waiting[0])
+		fprintf(stderr, "waiting for %s", progress->waiting);
+	else
 		fprintf(stderr, "compared %s of %s", size_format(progress->bytes_done, done),
 			size_format(verify->bytes_total, total));
-		fflush(stderr);
-	}
+	fflush(stderr);
+}
+
+static int verify_open(struct verify *verify, struct rpc_stream **ret, struct err *err)
+{
+	Holdfast__V1__ReplicaVerifyRequest message = HOLDFAST__V1__REPLICA_VERIFY_REQUEST__INIT;
+	Holdfast__V1__ReplicaRepairRequest repair = HOLDFAST__V1__REPLICA_REPAIR_REQUEST__INIT;
+	const char *node = verify->is_repair ? cli_value(verify->cli, "node") : NULL;
+	struct rpc_request request = {
+		.service = &holdfast__v1__manager__descriptor,
+		.method = verify->is_repair ? "ReplicaRepair" : "ReplicaVerify",
+		.message = verify->is_repair ? &repair.base : &message.base,
+	};
+	int rc;
+
+	message.volume = repair.volume = (char *)verify->cli->arguments[0];
+	repair.node = (char *)(node ? node : "");
+	rc = name_check("volume name", message.volume, err);
+	if (rc == 0 && node)
+		rc = name_check("node name", node, err);
+	if (rc == 0)
+		rc = cli_client(verify->cli, cli_manager(verify->cli), err);
+	return rc == 0 ? rpc_stream_open(verify->cli->client, &request, ret, err) : rc;
 }
 
 static int verify_read(struct verify *verify, struct err *err)
 {
-	Holdfast__V1__ReplicaVerifyRequest message = HOLDFAST__V1__REPLICA_VERIFY_REQUEST__INIT;
-	struct rpc_request request = {
-		.service = &holdfast__v1__manager__descriptor,
-		.method = "ReplicaVerify",
-		.message = &message.base,
-	};
 	struct rpc_stream *stream = NULL;
 	ProtobufCMessage *progress;
-	int rc;
+	int rc = verify_open(verify, &stream, err);
 
-	message.volume = (char *)verify->cli->arguments[0];
-	rc = cli_client(verify->cli, cli_manager(verify->cli), err);
-	if (rc == 0)
-		rc = rpc_stream_open(verify->cli->client, &request, &stream, err);
 	while (rc == 0) {
 		rc = rpc_stream_next(stream, &progress, err);
 		if (rc <= 0)
@@ -119,47 +120,66 @@ static int verify_read(struct verify *verify, struct err *err)
 	}
 	rpc_stream_close(stream);
 	if (rc == 0 && !verify->finished)
-		rc = err_set(err, -EIO, "the comparison ended before it was finished");
+		rc = err_set(err, -EIO, "the %s ended before it was finished",
+			     verify->is_repair ? "repair" : "comparison");
 	return rc;
 }
 
 static int verify_said(struct verify *verify)
 {
-	size_t count = json_array_size(verify->findings);
+	const char *volume = verify->cli->arguments[0];
+	size_t left = json_array_size(verify->findings) -
+		      MIN(json_array_size(verify->findings), (size_t)verify->repaired);
 	char total[32];
 
 	if (verify->cli->format == CLI_JSON)
-		return cli_print_json(json_pack(
-			"{ss sb sI so}", "volume", verify->cli->arguments[0], "equal", verify->equal,
-			"bytes", (json_int_t)verify->bytes_total, "items", verify->findings));
+		return cli_print_json(
+			json_pack("{ss sb sI sI so}", "volume", volume, "equal", verify->equal,
+				  "bytes", (json_int_t)verify->bytes_total, "repaired",
+				  (json_int_t)verify->repaired, "items", verify->findings));
 	json_decref(verify->findings);
+	if (verify->repaired)
+		printf("volume %s: %llu bad cop%s rewritten\n", volume,
+		       (unsigned long long)verify->repaired, verify->repaired == 1 ? "y" : "ies");
 	if (verify->equal)
-		printf("volume %s: all replicas are equal (%s)\n", verify->cli->arguments[0],
+		printf("volume %s: all replicas are equal (%s)\n", volume,
 		       size_format(verify->bytes_total, total));
 	else
-		printf("volume %s: %zu difference%s\n", verify->cli->arguments[0], count,
-		       count == 1 ? "" : "s");
+		printf("volume %s: %zu difference%s\n", volume, left, left == 1 ? "" : "s");
 	return CLI_OK;
+}
+
+static int verify_run(struct verify *verify)
+{
+	struct cli *cli = verify->cli;
+	struct err err = {0};
+
+	verify->findings = json_array();
+	if (verify_read(verify, &err) < 0) {
+		if (verify->show_progress)
+			fprintf(stderr, "\r\033[K");
+		json_decref(verify->findings);
+		return cli_call_failed(cli, &err);
+	}
+	if (verify_said(verify) != CLI_OK)
+		return CLI_FAILED;
+	return verify->equal ? CLI_OK : CLI_FAILED;
 }
 
 int verb_replica_verify(struct cli *cli)
 {
 	struct verify verify = {.cli = cli, .show_progress = isatty(2)};
-	struct err err = {0};
+	int code = verify_run(&verify);
 
-	if (name_check("volume name", cli->arguments[0], &err) < 0)
-		return cli_fail_err(&err, NULL);
-	verify.findings = json_array();
-	if (verify_read(&verify, &err) < 0) {
-		if (verify.show_progress)
-			fprintf(stderr, "\r\033[K");
-		json_decref(verify.findings);
-		return cli_call_failed(cli, &err);
-	}
-	if (verify_said(&verify) != CLI_OK)
-		return CLI_FAILED;
-	if (verify.equal)
-		return CLI_OK;
-	fprintf(stderr, "Try: holdfast --dir %s replica repair %s\n", cli->dir, cli->arguments[0]);
-	return CLI_FAILED;
+	if (verify.finished && !verify.equal)
+		fprintf(stderr, "Try: holdfast --dir %s replica repair %s\n", cli->dir,
+			cli->arguments[0]);
+	return code;
+}
+
+int verb_replica_repair(struct cli *cli)
+{
+	struct verify verify = {.cli = cli, .show_progress = isatty(2), .is_repair = true};
+
+	return verify_run(&verify);
 }

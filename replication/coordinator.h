@@ -142,17 +142,20 @@ struct coordinator_info {
 void coordinator_info(const struct coordinator *coordinator, struct coordinator_info *ret);
 
 /*
- * Compares all live replicas chunk by chunk: each reads and checks its payloads; crcs and states are
- * compared while writes to that chunk wait. finding is called for each difference.
- * done: 0 all equal, -EUCLEAN differences found, -EAGAIN a replica was not there to compare.
+ * Compares all replicas chunk by chunk: each reads and checks its payloads; crcs and states are
+ * compared while writes to that chunk wait. With `repair` what is bad is rewritten from a good
+ * copy, the one that most replicas have. finding is called for each bad block: of what a repair
+ * healed, too, as `repaired`. done: 0 all equal (now), -EUCLEAN differences found (or left),
+ * -EAGAIN a replica was not there to compare for 10 s, -ECANCELED, -ESHUTDOWN.
  */
 struct coordinator_verify {
 	void (*finding)(struct coordinator_verify *verify, const struct coordinator_member *member,
 			uint64_t block, const char *what);
 	void (*done)(struct coordinator_verify *verify, int status);
-	uint64_t chunks_done, chunks_total, findings; /* progress, out */
-	bool cancel;				      /* set by the owner to stop early */
-	uint64_t internal[8];
+	bool repair;
+	const char *node; /* only what is bad on this node; NULL: on any */
+	uint64_t chunks_done, chunks_total, findings, repaired; /* progress, out */
+	bool cancel; /* set by the owner to end early: seen within 10 s */
 	struct list link;
 };
 void coordinator_verify(struct coordinator *coordinator, struct coordinator_verify *verify);

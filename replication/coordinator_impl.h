@@ -153,6 +153,7 @@ struct coordinator {
 	bool verifier_waiting;
 	void *verify_job;      /* verify.c */
 	uint64_t verify_chunk; /* writes to this chunk wait; UINT64_MAX: none */
+	const struct coordinator_request *verify_write; /* but for this one: a repair's */
 	void (*shutdown_done)(void *ctx);
 	void *shutdown_ctx;
 	struct coordinator_info counters;

@@ -9,16 +9,20 @@
  *     crash leaves the old one or none (then nobody has heard of it).
  * D3  A process never changes its cluster.
  * D4  Once asked to stop, the process ends within DAEMON_STOP_MS, in order or not.
+ * D5  A start right after a kill succeeds: what the predecessor holds until the kernel has taken it
+ *     apart is waited for, with a bound. What cannot be had then is said in the log.
  */
 #include "volmgr/daemon.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -58,6 +62,37 @@ static int dir_make(const char *path, struct err *err)
 	return 0;
 }
 
+static uint64_t clock_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* Asked to end: the signals are blocked from the moment that the loop exists. */
+static bool signal_waits(void)
+{
+	sigset_t pending;
+	return sigpending(&pending) == 0 &&
+	       (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
+bool daemon_wait_predecessor(struct daemon_wait *wait, int rc, const struct err *err)
+{
+	const struct timespec pause = {.tv_nsec = 10000000};
+	if ((rc != -EBUSY && rc != -EADDRINUSE) || signal_waits())
+		return false;
+	if (wait->until_ms == 0) {
+		wait->until_ms = clock_ms() + DAEMON_PREDECESSOR_MS;
+		log_event(LOG_INFO, "daemon", "waits", "for_ms=%d reason=%s", DAEMON_PREDECESSOR_MS,
+			  LOG_Q(err_text(err)));
+	}
+	if (clock_ms() >= wait->until_ms)
+		return false;
+	(void)nanosleep(&pause, NULL); /* cut short by a signal: tried sooner */
+	return true;
+}
+
 static int lock_take(int fd, const char *path, struct err *err)
 {
 	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
@@ -87,7 +122,10 @@ int daemon_lock(const struct daemon_options *options, const char *file, struct e
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set(err, -errno, "'%s': %s", path, strerror(errno));
-	rc = lock_take(fd, path, err);
+	struct daemon_wait wait = {0};
+	do
+		rc = lock_take(fd, path, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	char text[32];
 	int length = snprintf(text, sizeof(text), "%d\n", (int)getpid());
 	if (rc == 0 && (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)length, 0) != length))
@@ -233,7 +271,11 @@ static int metrics_open(struct daemon *daemon, const char *option, struct err *e
 		.address = strcmp(option, "on") == 0 ? address : option,
 		.metrics = daemon->metrics,
 	};
-	int rc = metrics_server_start(&options, &daemon->metrics_server, err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = metrics_server_start(&options, &daemon->metrics_server, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc < 0)
 		return err_wrap(err, rc, "metrics");
 	snprintf(daemon->metrics_address, sizeof(daemon->metrics_address), "%s",

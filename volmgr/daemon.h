@@ -118,8 +118,9 @@ struct role {
 	const char *name;
 	const struct config_table *table;
 	size_t options_bytes;
-	/* Blocks until the role has ended in order. 0, or -errno with a sentence; -EINVAL and
-	 * -ERANGE mean that the options are wrong. */
+	/* Blocks until the role has ended in order. 0, or -errno with a sentence; -EINVAL,
+	 * -ERANGE and -ENOTSUP (state of a newer version) mean that another start would fail, too.
+	 */
 	int (*run)(struct daemon *daemon, const void *options, struct err *err);
 };
 
@@ -141,6 +142,19 @@ bool address_is_loopback(const char *address);
  * allowed to be anything else. */
 int daemon_listen_check(const char *option, const char *address, bool insecure_tcp,
 			struct err *err);
+/*
+ * At the start only: what a killed predecessor may still hold. A process that was killed a moment
+ * ago is gone some time after its I/O is, and the kernel takes its io_uring apart, with the disks
+ * and sockets in it, after that; nobody can tell its locks from those of one that lives. Called
+ * with the outcome of taking such a thing: true, after a short sleep, when rc is -EBUSY or
+ * -EADDRINUSE and less than DAEMON_PREDECESSOR_MS have passed since the first time. *wait begins as
+ * zeros.
+ */
+#define DAEMON_PREDECESSOR_MS 5000
+struct daemon_wait {
+	uint64_t until_ms;
+};
+bool daemon_wait_predecessor(struct daemon_wait *wait, int rc, const struct err *err);
 
 /* "DIR/NAME/file". Returns buf. */
 const char *daemon_path(const struct daemon *daemon, const char *file, char buf[DAEMON_PATH_BYTES]);
@@ -180,8 +194,8 @@ uint64_t supervise_delay_ms(uint32_t failures);
 /* Private to daemon.c and supervise.c. */
 /* DIR as the options or the environment say. */
 const char *daemon_dir(const struct daemon_options *options);
-/* Makes DIR and DIR/NAME, takes the lock on DIR/NAME/`file` and writes the pid. The descriptor, or
- * -errno. */
+/* Makes DIR and DIR/NAME, takes the lock on DIR/NAME/`file` and writes the pid; waits for a
+ * predecessor. The descriptor, or -errno. */
 int daemon_lock(const struct daemon_options *options, const char *file, struct err *err);
 
 #endif

@@ -25,6 +25,7 @@
 #define BEAT_RETRY_NS 200000000ull
 #define BEAT_TIMEOUT_MS 3000
 #define LISTEN_LATE_NS 1500000000ull
+#define LISTEN_AGAIN_NS      20000000ull
 #define SERVER_DRAIN_MS 300
 #define IDLE_INTERVAL_NS     4000000000ull
 
@@ -112,6 +113,19 @@ static bool export_name(void *ctx, uint32_t index, char name[BLOCKDEV_NAME_MAX +
 	return false;
 }
 
+/* A killed predecessor's socket goes with its io_uring (daemon.h): tried again for a while. */
+static bool listen_again(struct gateway *g)
+{
+	uint64_t now_ns = env_now_ns(g->daemon->env);
+
+	if (g->listen_until_ns == 0)
+		g->listen_until_ns = now_ns + DAEMON_PREDECESSOR_MS * 1000000ull;
+	if (now_ns >= g->listen_until_ns)
+		return false;
+	env_timer_after(g->daemon->env, &g->listen_timer, LISTEN_AGAIN_NS);
+	return true;
+}
+
 void gateway_listen_check(struct gateway *g)
 {
 	const struct nbd_exports exports = {
@@ -125,7 +139,10 @@ void gateway_listen_check(struct gateway *g)
 	list_for_each (link, &g->volumes)
 		if (!CONTAINER_OF(link, struct gateway_volume, link)->align && !is_late)
 			return;
-	if (nbd_server_listen(g->nbd, g->nbd_address, &exports, &listener, &err) < 0) {
+	int rc = nbd_server_listen(g->nbd, g->nbd_address, &exports, &listener, &err);
+	if (rc == -EADDRINUSE && listen_again(g))
+		return;
+	if (rc < 0) {
 		log_event(LOG_ERROR, "gateway", "listen_failed", "address=%s error=%s",
 			  LOG_Q(g->nbd_address), LOG_Q(err_text(&err)));
 		g->failure = err;
@@ -139,7 +156,11 @@ void gateway_listen_check(struct gateway *g)
 
 static void listen_late(struct env_timer *timer)
 {
-	gateway_listen_check(CONTAINER_OF(timer, struct gateway, listen_timer));
+	struct gateway *g = CONTAINER_OF(timer, struct gateway, listen_timer);
+
+	gateway_listen_check(g);
+	if (!g->is_listening && !g->is_stopping && !env_timer_armed(timer))
+		env_timer_after(g->daemon->env, timer, LISTEN_AGAIN_NS);
 }
 
 /* ---- what the manager says ---- */
@@ -449,8 +470,12 @@ static int admin_open(struct gateway *g, struct err *err)
 	const struct rpc_server_config config = {
 		.addresses = &address, .address_count = 1, .loop = g->daemon->loop};
 	const struct rpc_client_config client = {.address = g->manager};
-	int rc = rpc_server_create(&config, &g->server, err);
+	struct daemon_wait wait = {0};
+	int rc;
 
+	do
+		rc = rpc_server_create(&config, &g->server, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc == 0)
 		rc = rpc_server_register(g->server, &holdfast__v1__gateway__descriptor,
 					 gateway_methods, g, err);

@@ -87,7 +87,7 @@ struct gateway_volume {
 	 * replicas to be live (repair) */
 	struct {
 		struct rpc_call *call;
-		enum { WAIT_OPEN, WAIT_END, WAIT_UNEXPORT, WAIT_LIVE, WAIT_GROWN } what;
+		enum { WAIT_OPEN, WAIT_END, WAIT_UNEXPORT, WAIT_GROWN } what;
 	} waiters[GATEWAY_WAITERS_MAX];
 	uint32_t waiter_count;
 	struct gateway_verify *verify;
@@ -135,7 +135,8 @@ void gateway_volume_metrics_remove(struct gateway_volume *v);
 
 /* ---- gateway_verify.c ---- */
 
-void gateway_verify_start(struct gateway_volume *v, struct rpc_call *call);
+void gateway_verify_start(struct gateway_volume *v, struct rpc_call *call, bool repair,
+			  const char *node);
 
 /* ---- gateway_service.c ---- */
 
@@ -173,6 +174,7 @@ struct gateway {
 	bool was_beaten; /* a first heartbeat was answered */
 	struct env_timer timer;
 	struct env_timer listen_timer;
+	uint64_t listen_until_ns; /* its address was taken: tried until then */
 	uint64_t interval_ns;
 	uint64_t started_ns;
 	uint64_t idle_ns;           /* when memory that is not used was last looked for */

@@ -147,7 +147,7 @@ static void handle_repair(void *ctx, struct rpc_call *call)
 		rpc_call_fail(call, RPC_NOT_FOUND, "volume '%s' has no replica on node '%.63s'",
 			      v->name, request->node);
 	else
-		gateway_volume_wait(v, call, WAIT_LIVE);
+		gateway_verify_start(v, call, true, request->node);
 }
 
 static void handle_verify(void *ctx, struct rpc_call *call)
@@ -156,7 +156,7 @@ static void handle_verify(void *ctx, struct rpc_call *call)
 	struct gateway_volume *v = volume_of(ctx, call, request->volume);
 
 	if (v)
-		gateway_verify_start(v, call);
+		gateway_verify_start(v, call, false, "");
 }
 
 const struct rpc_method gateway_methods[] = {
@@ -166,7 +166,7 @@ const struct rpc_method gateway_methods[] = {
 	{"Export", handle_export, 0},
 	{"Unexport", handle_unexport, 0},
 	{"Resize", handle_resize, 0},
-	{"Repair", handle_repair, 0},
+	{"Repair", handle_repair, RPC_METHOD_STREAM},
 	{"Verify", handle_verify, RPC_METHOD_STREAM},
 	{0},
 };

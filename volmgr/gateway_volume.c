@@ -72,36 +72,12 @@ void gateway_volume_wait(struct gateway_volume *v, struct rpc_call *call, int wh
 	gateway_volume_step_soon(v);
 }
 
-/* True when the replicas that the call asks for (all, or those of one node) are in the stream. */
-static bool replicas_are_live(const struct gateway_volume *v, struct rpc_call *call)
-{
-	const Holdfast__V1__ReplicaRepairRequest *request = (void *)rpc_call_request(call);
-	struct coordinator_info info;
-
-	coordinator_info(v->coordinator, &info);
-	for (uint32_t i = 0; i < info.replica_count; i++) {
-		const struct coordinator_replica_info *replica = &info.replicas[i];
-		if (*request->node && strcmp(request->node, replica->member.node_name) != 0)
-			continue;
-		if (replica->state != REPLICA_LIVE)
-			return false;
-	}
-	return info.open;
-}
-
 static void waiter_answer(struct gateway_volume *v, struct rpc_call *call, int what)
 {
 	Holdfast__V1__Empty empty = HOLDFAST__V1__EMPTY__INIT;
-	Holdfast__V1__ReplicaListReply list = HOLDFAST__V1__REPLICA_LIST_REPLY__INIT;
 	struct arena arena = {0};
 
-	if (what == WAIT_LIVE && !v->is_ending) {
-		list.n_replicas = gateway_report_replicas(v, &arena, &list.replicas);
-		(void)rpc_call_reply(call, &list.base);
-	} else if (what == WAIT_LIVE)
-		rpc_call_fail(call, RPC_FAILED_PRECONDITION, "volume '%s' is being detached",
-			      v->name);
-	else if (what == WAIT_GROWN && (v->is_ending || v->grow_status < 0))
+	if (what == WAIT_GROWN && (v->is_ending || v->grow_status < 0))
 		rpc_call_fail(call, rpc_code_of_errno(v->is_ending ? -EBUSY : v->grow_status),
 			      "volume '%s' was not resized: %s", v->name,
 			      v->is_ending ? "it is being detached" : err_name(v->grow_status));
@@ -123,8 +99,7 @@ static void waiters_check(struct gateway_volume *v, bool is_end)
 		int what = v->waiters[i].what;
 		bool is_due = is_end || (what == WAIT_OPEN && (v->is_open || v->is_ending)) ||
 			      (what == WAIT_UNEXPORT && !v->is_disconnecting && !v->is_exported) ||
-			      (what == WAIT_GROWN && (!v->is_growing || v->is_ending)) ||
-			      (what == WAIT_LIVE && replicas_are_live(v, v->waiters[i].call));
+			      (what == WAIT_GROWN && (!v->is_growing || v->is_ending));
 		if (!is_due) {
 			i++;
 			continue;

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/version.h"
@@ -37,9 +38,11 @@ static int version(void)
 	return DAEMON_EXIT_OK;
 }
 
-static bool is_usage_error(int code)
+/* It would fail in the same way whenever it is started: wrong options, or state of a newer version.
+ */
+static bool is_hopeless(int code)
 {
-	return code == -EINVAL || code == -ERANGE || code == -ENAMETOOLONG;
+	return code == -EINVAL || code == -ERANGE || code == -ENAMETOOLONG || code == -ENOTSUP;
 }
 
 static int role_run(const struct role *role, void *options)
@@ -48,6 +51,8 @@ static int role_run(const struct role *role, void *options)
 	int code = DAEMON_EXIT_OK;
 	if (shared->supervise && !daemon_supervise(shared, &code))
 		return code;
+	log_event(LOG_INFO, "daemon", "starting", "role=%s name=%s pid=%d version=%s", role->name,
+		  shared->name, (int)getpid(), build_version());
 	struct err err = {0};
 	struct daemon *daemon = NULL;
 	int rc = daemon_open(shared, &daemon, &err);
@@ -60,15 +65,17 @@ static int role_run(const struct role *role, void *options)
 	/* What the role left half-made is the kernel's to free; stores recover as after a crash. */
 	log_event(LOG_ERROR, "daemon", "failed", "role=%s name=%s code=%s error=%s", role->name,
 		  shared->name, err_name(rc), LOG_Q(err_text(&err)));
-	return is_usage_error(rc) ? DAEMON_EXIT_USAGE : DAEMON_EXIT_FAILED;
+	return is_hopeless(rc) ? DAEMON_EXIT_USAGE : DAEMON_EXIT_FAILED;
 }
 
 static int role_main(const struct role *role, int argc, char **argv)
 {
 	struct err err = {0};
 	void *options = calloc(1, role->options_bytes);
-	if (options == NULL)
+	if (options == NULL) {
+		fprintf(stderr, "holdfastd %s: out of memory\n", role->name);
 		return DAEMON_EXIT_FAILED;
+	}
 	int rc = config_load(role->table, argc, argv, options, &err);
 	int code = DAEMON_EXIT_OK;
 	if (rc == CONFIG_HELP)

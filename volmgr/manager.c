@@ -199,7 +199,7 @@ static const struct rpc_method manager_methods[] = {
 	{"VolumeExport", manager_volume_export, 0},
 	{"VolumeUnexport", manager_volume_unexport, 0},
 	{"ReplicaList", manager_replica_list, 0},
-	{"ReplicaRepair", manager_replica_repair, 0},
+	{"ReplicaRepair", manager_replica_repair, RPC_METHOD_STREAM},
 	{"ReplicaVerify", manager_replica_verify, RPC_METHOD_STREAM},
 	{"Events", manager_events, 0},
 	{"HeartbeatNode", manager_heartbeat_node, 0},
@@ -214,7 +214,11 @@ static int services_open(struct manager *m, struct err *err)
 	const struct rpc_server_config config = {.addresses = addresses,
 						 .address_count = has_second ? 2 : 1,
 						 .loop = m->daemon->loop};
-	int rc = rpc_server_create(&config, &m->server, err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = rpc_server_create(&config, &m->server, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc == 0)
 		rc = rpc_server_register(m->server, &holdfast__v1__manager__descriptor,
 					 manager_methods, m, err);
@@ -230,7 +234,11 @@ static int parts_open(struct manager *m, struct err *err)
 {
 	char path[DAEMON_PATH_BYTES];
 	const struct meta_lmdb_config lmdb = {.path = daemon_path(m->daemon, "meta", path)};
-	int rc = meta_lmdb_open(m->env, &lmdb, &m->meta, err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = meta_lmdb_open(m->env, &lmdb, &m->meta, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc == 0)
 		rc = cluster_open(m, err);
 	if (rc < 0)

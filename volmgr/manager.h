@@ -183,8 +183,8 @@ struct manager_job {
 	struct volume_record record;
 	struct export_record export;
 	uint64_t size_bytes; /* resize: the size that is wanted */
+	bool is_repair;
 	char repair_node[NAME_BYTES];
-	ProtobufCMessage *message; /* repair: the answer, until the volume is released */
 	void (*next)(struct manager_job *job); /* after binding and unbinding */
 };
 

@@ -3,13 +3,13 @@
  * Export and unexport: attach to a gateway through the lifecycle, then serve.
  *
  * O1  The export's record is written after the volume is bound and before the gateway serves it, so
- *     what a gateway serves is always on record and a gateway that was restarted is told. When the
- *     gateway refuses a new export (an address that is taken or not allowed), the record goes
- * again. O2  Unexport deletes the record first, then releases. A crash between the two leaves a
- * volume that is bound for nobody, which is released (manager_job.c, B4). Forced, the release does
- * not need the gateway's answer (lifecycle.h, E5), and it also ends a binding or a release that
- * waits for it. O3  The same export again is answered with the same URI; a different one is
- * refused.
+ *     what a gateway serves is always on record and a gateway that was restarted is told.
+ * O2  Unexport deletes the record first, then releases. A crash between the two leaves a volume
+ *     that is bound for nobody, which is released (manager_job.c, B4). Forced, the release does
+ *     not need the gateway's answer (lifecycle.h, E5), and it also ends a binding or a release
+ *     that waits for it.
+ * O3  The same export again is answered with the same URI; a different one is refused.
+ * O4  An export that the gateway refuses (its address is taken, say) is taken off the record again.
  */
 #include "volmgr/manager.h"
 
@@ -99,6 +99,7 @@ static void record_swap(struct manager_job *job, struct meta_do change,
 
 /* ---- export ---- */
 
+/* O4 */
 static void export_undone(struct meta_txn *txn, int status)
 {
 	struct manager_job *job = CONTAINER_OF(txn, struct manager_job, txn);

@@ -3,7 +3,7 @@
  * Verify and repair: the gateway that has the volume does the work; a volume that nobody has is
  * attached for the duration.
  *
- * Verify is a stream. A thread of its own reads it from the gateway and writes it to the caller,
+ * Both are streams. A thread of its own reads it from the gateway and writes it to the caller,
  * because both ends wait. The thread touches the relay, the call and the stream only; the job is
  * the loop's.
  *
@@ -20,8 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define RELAYS_MAX        4
-#define REPAIR_TIMEOUT_MS 60000
+#define RELAYS_MAX 4
 
 struct relay {
 	struct manager_job *job;
@@ -31,6 +30,8 @@ struct relay {
 	struct loop *loop;
 	struct loop_msg msg;
 	char volume[NAME_BYTES];
+	char node[NAME_BYTES];
+	bool is_repair;
 	struct err err;
 	pthread_mutex_t mutex; /* guards what follows */
 	pthread_cond_t cond;
@@ -44,11 +45,13 @@ struct relay {
 static int relay_open(struct relay *relay, struct rpc_stream **ret)
 {
 	Holdfast__V1__ReplicaVerifyRequest verify = HOLDFAST__V1__REPLICA_VERIFY_REQUEST__INIT;
-	verify.volume = relay->volume;
+	Holdfast__V1__ReplicaRepairRequest repair = HOLDFAST__V1__REPLICA_REPAIR_REQUEST__INIT;
+	verify.volume = repair.volume = relay->volume;
+	repair.node = relay->node;
 	const struct rpc_request request = {
 		.service = &holdfast__v1__gateway__descriptor,
-		.method = "Verify",
-		.message = &verify.base,
+		.method = relay->is_repair ? "Repair" : "Verify",
+		.message = relay->is_repair ? &repair.base : &verify.base,
 	};
 	struct rpc_stream *stream = NULL;
 	int rc = rpc_stream_open(relay->gateway->client, &request, &stream, &relay->err);
@@ -130,7 +133,7 @@ static void relay_writable(void *ctx, struct rpc_call *call)
 	pthread_mutex_unlock(&relay->mutex);
 }
 
-static void verify_answer(struct manager_job *job)
+static void relay_answer(struct manager_job *job)
 {
 	if (job->err.code < 0)
 		call_fail(job->call, &job->err);
@@ -153,7 +156,7 @@ static void relay_over(struct loop_msg *msg)
 	pthread_cond_destroy(&relay->cond);
 	pthread_mutex_destroy(&relay->mutex);
 	free(relay);
-	job_unbind(job, verify_answer);
+	job_unbind(job, relay_answer);
 }
 
 static int relay_start(struct manager_job *job, struct err *err)
@@ -171,6 +174,8 @@ static int relay_start(struct manager_job *job, struct err *err)
 				.loop = m->daemon->loop,
 				.msg = {.run = relay_over}};
 	memcpy(relay->volume, job->name, sizeof(relay->volume));
+	memcpy(relay->node, job->repair_node, sizeof(relay->node));
+	relay->is_repair = job->is_repair;
 	pthread_mutex_init(&relay->mutex, NULL);
 	pthread_cond_init(&relay->cond, NULL);
 	/* Before the thread: a message that it sends at once must not find no callback. */
@@ -189,80 +194,46 @@ static int relay_start(struct manager_job *job, struct err *err)
 	return 0;
 }
 
-static void verify_bound(struct manager_job *job)
+static void relay_bound(struct manager_job *job)
 {
 	if (job->err.code == 0)
 		relay_start(job, &job->err);
 	if (job->err.code < 0)
-		job_unbind(job, verify_answer);
+		job_unbind(job, relay_answer);
+}
+
+static void relay_job_start(struct manager *m, struct rpc_call *call, const char *what,
+			    const char *volume, const char *repair_node)
+{
+	if (m->relay_count >= RELAYS_MAX) {
+		rpc_call_fail(call, RPC_RESOURCE_EXHAUSTED,
+			      "%u verifications and repairs are under way, at most %d",
+			      m->relay_count, RELAYS_MAX);
+		return;
+	}
+	struct manager_job *job = job_start(m, call, what, volume);
+	if (job == NULL)
+		return;
+	job->is_repair = repair_node != NULL;
+	if (job->is_repair)
+		snprintf(job->repair_node, sizeof(job->repair_node), "%s", repair_node);
+	job_bind(job, relay_bound);
 }
 
 void manager_replica_verify(void *ctx, struct rpc_call *call)
 {
-	struct manager *m = ctx;
 	const Holdfast__V1__ReplicaVerifyRequest *request =
 		(const Holdfast__V1__ReplicaVerifyRequest *)rpc_call_request(call);
-	if (m->relay_count >= RELAYS_MAX) {
-		rpc_call_fail(call, RPC_RESOURCE_EXHAUSTED,
-			      "%u verifications are under way, at most %d", m->relay_count,
-			      RELAYS_MAX);
-		return;
-	}
-	struct manager_job *job = job_start(m, call, "verify", request->volume);
-	if (job != NULL)
-		job_bind(job, verify_bound);
-}
-
-/* ---- repair ---- */
-
-static void repair_unbound(struct manager_job *job)
-{
-	ProtobufCMessage *message = job->message;
-	job->message = NULL;
-	job_reply(job, message);
-	rpc_message_free(message);
-}
-
-static void repair_done(struct gateway_call *call)
-{
-	struct manager_job *job = CONTAINER_OF(call, struct manager_job, gateway_call);
-	job->err = call->async.err;
-	job->message = call->async.response; /* kept: the volume is released before the answer */
-	call->async.response = NULL;
-	job_unbind(job, repair_unbound);
-}
-
-static void repair_bound(struct manager_job *job)
-{
-	if (job->err.code < 0) {
-		job_reply(job, NULL);
-		return;
-	}
-	Holdfast__V1__ReplicaRepairRequest repair = HOLDFAST__V1__REPLICA_REPAIR_REQUEST__INIT;
-	repair.volume = job->name;
-	repair.node = job->repair_node;
-	const struct rpc_request request = {
-		.service = &holdfast__v1__gateway__descriptor,
-		.method = "Repair",
-		.message = &repair.base,
-		.timeout_ms = REPAIR_TIMEOUT_MS,
-	};
-	job->gateway_call.done = repair_done;
-	gateway_call_start(job->manager, job->gateway, &request, &job->gateway_call);
+	relay_job_start(ctx, call, "verify", request->volume, NULL);
 }
 
 void manager_replica_repair(void *ctx, struct rpc_call *call)
 {
-	struct manager *m = ctx;
 	const Holdfast__V1__ReplicaRepairRequest *request =
 		(const Holdfast__V1__ReplicaRepairRequest *)rpc_call_request(call);
-	struct manager_job *job = job_start(m, call, "repair", request->volume);
-	if (job == NULL)
-		return;
-	if (request->node[0] != '\0' && name_check("node name", request->node, &job->err) < 0) {
-		job_reply(job, NULL);
-		return;
-	}
-	snprintf(job->repair_node, sizeof(job->repair_node), "%s", request->node);
-	job_bind(job, repair_bound);
+	struct err err = {0};
+	if (request->node[0] != '\0' && name_check("node name", request->node, &err) < 0)
+		call_fail(call, &err);
+	else
+		relay_job_start(ctx, call, "repair", request->volume, request->node);
 }

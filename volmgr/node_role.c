@@ -167,7 +167,11 @@ static void store_open_one(struct co *co, struct role_store *rs)
 	store_config_default(&config);
 	config.failed = store_failed;
 	config.ctx = rs;
-	int rc = store_open(co, role->daemon->env, rs->path, &config, &rs->store, &err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = store_open(co, role->daemon->env, rs->path, &config, &rs->store, &err);
+	while (daemon_wait_predecessor(&wait, rc, &err));
 	if (rc < 0) {
 		rs->store = NULL;
 		rs->is_failed = true;
@@ -224,7 +228,11 @@ static int node_serve(struct node_role *role, struct err *err)
 	memcpy(config.name, daemon->name, sizeof(config.name));
 	config.listen = role->listen;
 	struct node *node = NULL;
-	int rc = node_create(daemon->env, &config, &node, err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = node_create(daemon->env, &config, &node, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc < 0)
 		return err_wrap(err, rc, "listen on '%s'", role->listen);
 	role->node = node;
@@ -350,7 +358,11 @@ static int admin_open(struct node_role *role, struct err *err)
 	const char *address = role->daemon->admin_address;
 	const struct rpc_server_config config = {
 		.addresses = &address, .address_count = 1, .loop = role->daemon->loop};
-	int rc = rpc_server_create(&config, &role->server, err);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
+		rc = rpc_server_create(&config, &role->server, err);
+	while (daemon_wait_predecessor(&wait, rc, err));
 	if (rc == 0)
 		rc = rpc_server_register(role->server, &holdfast__v1__node__descriptor,
 					 node_methods, role, err);

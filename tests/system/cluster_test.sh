@@ -4,68 +4,13 @@
 # A whole cluster on this machine, as a newcomer starts it: up, a volume, clients, and what must not
 # matter (a node, the gateway, the manager, everything killed). Ends with `N passed, N failed`.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
-bin=${OUT:-build}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-cluster-XXXXXX") || exit 1
-passed=0 failed=0
+. tests/system/cluster.sh
 uri=
+fio_pid=
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
-}
-nbdsh() { # the system's python has the module
-	PATH=/usr/bin:$PATH timeout 30 nbdsh "$@"
-}
-cleanup() {
-	[[ -n ${fio_pid:-} ]] && kill "$fio_pid" 2>/dev/null
-	hf down >/dev/null 2>&1 || kill_all
-	rm -rf "$dir"
-}
-trap cleanup EXIT
-
-kill_all() { # by the pid files of this cluster alone; supervisors first
-	local file
-	for file in "$dir"/c/*/supervisor "$dir"/c/*/pid; do
-		[[ -s $file ]] && kill -9 "$(cat "$file")" 2>/dev/null
-	done
-}
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && return 1
-		sleep 0.05
-	done
-}
-exits() { # CODE COMMAND...
-	local code=$1
-	shift
-	"$@"
-	local got=$?
-	[[ $got == "$code" ]] || { echo "exit code $got, not $code: $*"; return 1; }
-}
-pid_of() { # NODE
-	hf node list -o json | jq -r --arg name "$1" '.items[] | select(.name == $name).pid'
-}
-role_pid() { # manager | gateway
-	hf status -o json | jq -r ".$1.pid"
-}
-live() { # all three replicas are in the stream
-	hf replica list demo -o json | jq -e '[.items[] | select(.state == "primary" or
-		.state == "secondary")] | length == 3' >/dev/null
+cleanup_more() {
+	[[ -n $fio_pid ]] && kill "$fio_pid" 2>/dev/null
 }
 
 t_up() {
@@ -109,19 +54,20 @@ t_node_killed() { # during I/O: no error, and the node comes back by delta
 	hf node start n2 || return 1
 	wait "$fio_pid" || { cat "$dir/fio"; return 1; }
 	fio_pid=
-	poll 30 live || { hf replica list demo; grep -hE 'n2|resync' "$dir/c/g1/log"; return 1; }
+	poll 30 live demo || { hf replica list demo; grep -hE 'n2|resync' "$dir/c/g1/log"; return 1; }
 }
 t_verify() {
-	poll 30 live || { hf replica list demo; return 1; }
+	poll 30 live demo || { hf replica list demo; return 1; }
 	hf replica verify demo
 }
 t_gateway_killed() {
 	nbdsh -u "$uri" -c 'h.pwrite(b"g" * 4096, 4096)' || return 1
-	local began=$(($(date +%s%N) / 1000000))
+	local began
+	began=$(now_ms)
 	kill -9 "$(role_pid gateway)" || return 1
 	poll 10 nbdinfo --size "$uri" || return 1
-	local took=$(($(date +%s%N) / 1000000 - began))
-	echo "back after $took ms"
+	local took=$(($(now_ms) - began))
+	echo "note: back after $took ms"
 	nbdsh -u "$uri" -c 'assert h.pread(4096, 4096) == b"g" * 4096' && ((took < 3000))
 }
 t_manager_killed() {
@@ -133,6 +79,43 @@ t_all_killed() {
 	kill_all
 	hf up && poll 10 nbdinfo --size "$uri" &&
 		nbdsh -u "$uri" -c 'assert h.pread(4, 8192) == b"mmmm" and h.pread(4, 4096) == b"gggg"'
+}
+t_start_after_kill() { # a killed process still holds things for a moment
+	local before round
+	for round in 1 2 3 4 5; do
+		before=$(cat "$dir/c/n1/pid")
+		kill -9 "$before" && hf node start n1 || return 1
+		[[ $(cat "$dir/c/n1/pid") != "$before" ]] && kill -0 "$(cat "$dir/c/n1/pid")" ||
+			{ echo "round $round: the killed process was taken for a running one"; return 1; }
+		kill_all
+		hf up || return 1
+	done
+	poll 30 live demo
+}
+hold() { # PATH SECONDS: listens on a socket, locks any other file
+	rm -f "$dir/held"
+	python3 -c '
+import fcntl, os, socket, sys, time
+if sys.argv[1].endswith(".sock"):
+    held = socket.socket(socket.AF_UNIX); held.bind(sys.argv[1]); held.listen(1)
+else:
+    held = open(sys.argv[1], "rb"); fcntl.flock(held, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))' "$@" >"$dir/held" &
+	holder=$!
+	poll 5 grep -q held "$dir/held"
+}
+t_start_waits() { # what the killed one holds (here: others, for a second) is waited for, with a bound
+	local what holder
+	for what in pid store0.img replica.sock; do
+		hf node stop n3 && hold "$dir/c/n3/$what" 1 && hf node start n3 || return 1
+		wait "$holder"
+		grep -q "waits .*$what" "$dir/c/n3/log" || { echo "did not wait for $what"; return 1; }
+	done
+	hf node stop n3 && hold "$dir/c/n3/store0.img" 60 || return 1
+	says 1 "is locked by another process" hf node start n3 || return 1
+	kill "$holder"
+	hf node start n3 && poll 30 live demo
 }
 t_resize() {
 	hf volume resize demo --size 512Mi && [[ $(nbdinfo --size "$uri") == 536870912 ]] &&
@@ -177,10 +160,11 @@ check "the gateway killed is back on its socket" t_gateway_killed
 check "the manager killed disturbs no I/O" t_manager_killed
 check "everything killed comes back with every acknowledged write" t_all_killed
 check "replicas are equal after all that" t_verify
+check "a start right after a kill" t_start_after_kill
+check "a start waits for what a killed process still holds" t_start_waits
 check "volume resize while exported" t_resize
 check "volume unexport and delete" t_delete
 check "without quorum writes are held, or fail when the class says so" t_no_quorum
 check "a stopped store can be checked and dumped" t_store_offline
 check "down stops everything" t_down
-echo "$passed passed, $failed failed"
-((failed == 0))
+cluster_end

@@ -521,6 +521,24 @@ LOOP_TEST(listener, stale_socket_is_replaced_but_nothing_else)
 	CHECK_EQ(access(address + 5, F_OK), 0);
 }
 
+/* Fails when the outcome of the look at a busy socket (EAGAIN) is taken for that of the bind. */
+LOOP_TEST(listener, a_busy_socket_is_in_use_and_not_stale)
+{
+	struct env_listener *listener;
+	struct env_listener_cb cb = {NULL, NULL};
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	const char *address = unix_address(w);
+	memcpy(un.sun_path, address + 5, strnlen(address + 5, sizeof(un.sun_path) - 1));
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+	CHECK_EQ(bind(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+	CHECK_EQ(listen(fd, 0), 0);
+	CHECK_EQ(connect(client, (struct sockaddr *)&un, sizeof(un)), 0); /* fills the backlog */
+	CHECK_EQ(env_listen(w->env, address, &cb, &listener, NULL), -EADDRINUSE);
+	CHECK_EQ(access(address + 5, F_OK), 0);
+	close(client);
+	close(fd);
+}
+
 LOOP_TEST(listener, close_leaves_a_successor_alone)
 {
 	struct env_listener *first, *second;

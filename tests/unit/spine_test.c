@@ -6,6 +6,8 @@
 #include "tests/unit/test.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/co.h"
@@ -320,12 +322,13 @@ struct verify_wait {
 	struct coordinator_verify v;
 	bool done;
 	int status;
+	uint64_t last_block; /* of the last finding */
 };
 
 static void verify_finding(struct coordinator_verify *v, const struct coordinator_member *m,
 			   uint64_t block, const char *what)
 {
-	(void)v;
+	CONTAINER_OF(v, struct verify_wait, v)->last_block = block;
 	fprintf(stderr, "finding: %s block %lu: %s\n", m->node_name, block, what);
 }
 
@@ -461,6 +464,117 @@ TEST(spine, everything_restarts_with_its_data)
 		box_start(&w.boxes[i]);
 	coordinator_start(&w);
 	check_all(&w);
+	wait_live(&w, 3);
+	CHECK_EQ(verify(&w), 0);
+	world_stop(&w);
+}
+
+/* Flips a byte in every copy of the block that the stopped store's file has. */
+static void rot(struct world *w, struct box *b, uint64_t block)
+{
+	const size_t bytes = 256u << 20;
+	uint8_t want[BLOCK_BYTES];
+	uint32_t copies = 0;
+	stamp(want, w->content[block]);
+	int fd = open(b->path, O_RDWR);
+	uint8_t *file = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(file != MAP_FAILED);
+	for (size_t at = 0; at < bytes; at += BLOCK_BYTES) {
+		if (memcmp(file + at, want, 64) != 0)
+			continue;
+		file[at + 1000] ^= 1;
+		copies++;
+	}
+	CHECK_EQ(msync(file, bytes, MS_SYNC), 0);
+	munmap(file, bytes);
+	close(fd);
+	CHECK(copies > 0, "block %lu is not in the file", block);
+}
+
+static void write_one(struct world *w, uint64_t block, uint32_t value)
+{
+	struct io io = {.buf = aligned_alloc(BLOCK_BYTES, BLOCK_BYTES)};
+	w->content[block] = value;
+	stamp(io.buf, value);
+	io_submit(w, &io, COORDINATOR_WRITE, block, 1);
+	wait_flag(w, &io.done, 20);
+	CHECK_EQ(io.status, 0);
+	free(io.buf);
+}
+
+/* Fails when a repair leaves rot, heals without saying so, or takes a lost block for healed. */
+TEST(spine, a_repair_rewrites_what_is_bad_from_a_good_copy)
+{
+	static const struct {
+		uint32_t box, block;
+	} bad[] = {{0, 300}, {0, 301}, {1, 302}, {1, 4000}, {2, 4000}};
+	struct world w;
+	unsigned seed = 5;
+	world_start(&w);
+	random_io(&w, 500, &seed);
+	for (uint32_t i = 0; i < ARRAY_LEN(bad); i++)
+		write_one(&w, bad[i].block, 0xabcd01 + bad[i].block);
+	write_one(&w, 5000, 0x777);
+	wait_live(&w, 3);
+	for (uint32_t n = 0; n < NODES; n++) {
+		box_stop(&w.boxes[n]);
+		for (uint32_t i = 0; i < ARRAY_LEN(bad); i++)
+			if (bad[i].box == n)
+				rot(&w, &w.boxes[n], bad[i].block);
+		box_start(&w.boxes[n]);
+		wait_live(&w, 3);
+	}
+	CHECK_EQ(verify(&w), -EUCLEAN);
+	struct verify_wait repair = {
+		.v = {.finding = verify_finding, .done = verify_finished, .repair = true}};
+	coordinator_verify(w.coordinator, &repair.v);
+	wait_flag(&w, &repair.done, 60);
+	CHECK_EQ(repair.status, 0);
+	CHECK_EQ(repair.v.repaired, ARRAY_LEN(bad));
+	CHECK_EQ(repair.v.findings, 0);
+	CHECK_EQ(verify(&w), 0);
+	check_all(&w);
+	for (uint32_t n = 0; n < NODES; n++) { /* no good copy is left: said, not hidden */
+		box_stop(&w.boxes[n]);
+		rot(&w, &w.boxes[n], 5000);
+		box_start(&w.boxes[n]);
+		wait_live(&w, 3);
+	}
+	repair = (struct verify_wait){
+		.v = {.finding = verify_finding, .done = verify_finished, .repair = true}};
+	coordinator_verify(w.coordinator, &repair.v);
+	wait_flag(&w, &repair.done, 60);
+	CHECK_EQ(repair.status, -EUCLEAN);
+	CHECK_EQ(repair.v.findings, 3);
+	CHECK_EQ(repair.last_block, 5000);
+	write_one(&w, 5000, 0x778);
+	CHECK_EQ(verify(&w), 0);
+	world_stop(&w);
+}
+
+/* Fails when a comparison waits for ever for a replica, or does not see that it is cancelled. */
+TEST(spine, a_comparison_does_not_wait_for_ever)
+{
+	struct world w;
+	unsigned seed = 6;
+	world_start(&w);
+	random_io(&w, 100, &seed);
+	wait_live(&w, 3);
+	box_stop(&w.boxes[1]);
+	struct verify_wait wait = {.v = {.finding = verify_finding, .done = verify_finished}};
+	coordinator_verify(w.coordinator, &wait.v);
+	bool never = false;
+	(void)loop_run_until(w.loop, &never, env_now_ns(w.env) + SECOND / 5);
+	CHECK(!wait.done);
+	wait.v.cancel = true;
+	wait_flag(&w, &wait.done, 1);
+	CHECK_EQ(wait.status, -ECANCELED);
+	wait = (struct verify_wait){.v = {.finding = verify_finding, .done = verify_finished}};
+	coordinator_verify(w.coordinator, &wait.v);
+	random_io(&w, 100, &seed); /* goes on meanwhile: nothing is held */
+	wait_flag(&w, &wait.done, 15);
+	CHECK_EQ(wait.status, -EAGAIN);
+	box_start(&w.boxes[1]);
 	wait_live(&w, 3);
 	CHECK_EQ(verify(&w), 0);
 	world_stop(&w);
