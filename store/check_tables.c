@@ -516,8 +516,8 @@ int check_maps(struct check *c)
 	struct map_pool_config config = {.cache_bytes = MAP_CACHE_BYTES,
 					 .delta_bytes = MAP_DELTA_BYTES,
 					 .store_uuid = o->uuid};
-	struct space *space = space_create(o->env, o->disk, &geometry);
-	struct map_pool *pool = space ? map_pool_create(o->env, o->disk, space, &config) : NULL;
+	struct space *space = space_create(&o->device, &geometry);
+	struct map_pool *pool = space ? map_pool_create(&o->device, space, &config) : NULL;
 	int rc = pool ? 0 : -ENOMEM;
 
 	for (uint32_t i = 0; i < c->volume_count && rc == 0; i++)

@@ -33,21 +33,14 @@ int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t fla
 	if (store->failed)
 		return -EIO; /* above all no root after a failed flush */
 	c->iov = (struct iovec){.iov_base = buf, .iov_len = (size_t)blocks * BLOCK_BYTES};
-	memset(&c->io, 0, sizeof(c->io));
-	c->io.op = op;
-	c->io.flags = flags;
-	c->io.offset_bytes = place * BLOCK_BYTES;
-	c->io.iov = &c->iov;
-	c->io.iov_count = op == ENV_IO_FLUSH ? 0 : 1;
-	c->io_since_ns = env_now_ns(store->env);
-	c->io_slow = false;
-	if (store->open)
-		store_watch(store);
+	c->dio.io = (struct env_io){.op = op,
+				    .flags = flags,
+				    .offset_bytes = place * BLOCK_BYTES,
+				    .iov = &c->iov,
+				    .iov_count = op == ENV_IO_FLUSH ? 0 : 1};
 	if (op == ENV_IO_WRITE)
 		store->counters.blocks_written += blocks;
-	int rc = co_disk_io(co, store->disk, &c->io);
-	c->io_since_ns = 0;
-	return rc;
+	return device_io_co(co, &store->device, &c->dio);
 }
 
 /* ---- the cut ---- */

@@ -14,6 +14,7 @@
 #include "base/env.h"
 #include "store/entry_pool.h"
 #include "store/desc.h"
+#include "store/device.h"
 #include "store/format.h"
 #include "store/map.h"
 #include "store/space.h"
@@ -216,10 +217,8 @@ struct batch {
 	uint64_t position;
 	uint64_t end_position;
 	uint64_t durable_prefix;
-	uint64_t submitted_ns;
 	bool durable;
 	bool wants_flush; /* plain writes: one FLUSH after them */
-	bool slow;	  /* counted */
 	uint32_t ios_pending;
 	uint32_t io_count;
 	uint32_t iov_count;
@@ -229,7 +228,7 @@ struct batch {
 	struct list ops;
 	char *desc; /* DESC_BLOCKS_MAX blocks */
 	struct batch_io {
-		struct env_io io;
+		struct device_io dio;
 		struct batch *batch;
 	} *ios;
 	struct iovec *iovs;
@@ -245,8 +244,6 @@ struct read_job {
 	struct store_replica *replica;
 	uint64_t ring_pinned; /* store->ring_start when it began */
 	uint64_t token;
-	uint64_t begun_ns;
-	bool slow;
 	bool in_call; /* inside the call that submitted it: done() must wait */
 	uint64_t address_blocks;
 	uint32_t length_blocks;
@@ -263,7 +260,7 @@ struct read_job {
 	uint8_t in_tail[STORE_READ_BLOCKS_MAX];
 	uint8_t own_states[STORE_READ_BLOCKS_MAX]; /* log reads: nobody asks for them */
 	struct read_io {
-		struct env_io io;
+		struct device_io dio;
 		struct iovec iov;
 		struct read_job *job;
 		uint32_t first_block;
@@ -280,14 +277,12 @@ struct bulk {
 	struct store_op *op;
 	uint32_t ios_pending;
 	uint32_t extent_count;
-	uint64_t submitted_ns;
-	bool slow;
 	bool busy;
 	uint64_t old_place; /* REPAIR */
 	uint64_t extents[STORE_ENTRY_BLOCKS_MAX];
 	bool wants_flush;
 	struct bulk_io {
-		struct env_io io;
+		struct device_io dio;
 		struct iovec iov;
 		struct bulk *bulk;
 	} ios[STORE_ENTRY_BLOCKS_MAX + 1];
@@ -308,15 +303,13 @@ struct checkpoint {
 	uint64_t completed;
 	uint64_t cut_prefix;
 	uint64_t cut_position;
-	uint64_t io_since_ns; /* 0: no I/O under way */
-	bool io_slow;
 	struct list waiters;  /* store_op */
 	struct list tail;     /* entries by cut_link */
 	uint64_t tail_count;
 	struct volume_entry *volumes; /* by slot */
 	char *copy;   /* COPY_BLOCKS blocks */
 	char *block;  /* 4 blocks: table being built, root */
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	/* places of the tables of the durable root, to be released by the next */
 	uint64_t *table_places;
@@ -343,6 +336,7 @@ struct query {
 struct store {
 	struct env *env;
 	struct env_disk *disk;
+	struct device device;
 	struct store_config config;
 	struct superblock *super; /* one block */
 	struct uuid uuid;
@@ -378,7 +372,6 @@ struct store {
 	struct env_timer run_timer;
 	struct env_timer finish_timer;
 	struct env_timer seal_timer;
-	struct env_timer watch_timer;
 	uint64_t reserved_blocks; /* accepted payload that is in no stable batch and has no place yet */
 	uint64_t inline_active;	  /* stable payload in the ring since the last cut: will need a place */
 	uint64_t inline_cut;	  /* the same of the checkpoint that runs */
@@ -437,8 +430,6 @@ static inline bool place_in_ring(const struct store *store, uint64_t place)
 {
 	return place < store->data_start;
 }
-/* Arms the deadline watch while I/O is under way. */
-void store_watch(struct store *store);
 
 /* ---- accept.c ---- */
 
@@ -529,7 +520,7 @@ void checkpoint_start(struct store *store);
 void checkpoint_fail_all(struct store *store);
 /* The whole of a checkpoint, for its coroutine and for recovery. incarnation and salt of the root. */
 int checkpoint_write(struct co *co, struct store *store, uint64_t incarnation, uint64_t salt);
-/* One I/O of the checkpoint, recovery or a table, under the deadline watch. */
+/* One I/O of the checkpoint, recovery or a table. */
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks);
 

@@ -283,7 +283,7 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 
 static void batch_io_add(struct batch *b, uint64_t place, void *base, size_t bytes)
 {
-	struct env_io *io = b->io_count ? &b->ios[b->io_count - 1].io : NULL;
+	struct env_io *io = b->io_count ? &b->ios[b->io_count - 1].dio.io : NULL;
 	bool follows = io && io->offset_bytes + io->length_bytes == place * BLOCK_BYTES;
 	struct iovec *last = b->iov_count ? &b->iovs[b->iov_count - 1] : NULL;
 	if (follows && (char *)last->iov_base + last->iov_len == (char *)base) {
@@ -300,7 +300,7 @@ static void batch_io_add(struct batch *b, uint64_t place, void *base, size_t byt
 		return;
 	}
 	assert(b->io_count < BATCH_IOS_MAX - 1);
-	io = &b->ios[b->io_count++].io;
+	io = &b->ios[b->io_count++].dio.io;
 	memset(io, 0, sizeof(*io));
 	io->op = ENV_IO_WRITE;
 	io->offset_bytes = place * BLOCK_BYTES;
@@ -332,22 +332,20 @@ static void batch_payload_add(struct batch *b, const struct store_append *a, str
 	}
 }
 
-static void batch_io_done(struct env_io *io, int status);
+static void batch_io_done(struct device_io *dio, int status);
 
 static void batch_submit(struct store *store, struct batch *b)
 {
 	bool dsync = b->io_count <= 1 + BATCH_DSYNC_PIECES_MAX;
 	b->wants_flush = !dsync;
 	b->ios_pending = b->io_count;
-	b->submitted_ns = env_now_ns(store->env);
 	for (uint32_t i = 0; i < b->io_count; i++) {
-		struct env_io *io = &b->ios[i].io;
-		io->flags = dsync ? ENV_IO_DSYNC : 0;
-		io->done = batch_io_done;
-		store->counters.blocks_written += io->length_bytes / BLOCK_BYTES;
-		env_disk_submit(store->env, store->disk, io);
+		struct device_io *dio = &b->ios[i].dio;
+		dio->io.flags = dsync ? ENV_IO_DSYNC : 0;
+		dio->done = batch_io_done;
+		store->counters.blocks_written += dio->io.length_bytes / BLOCK_BYTES;
+		device_submit(&store->device, dio);
 	}
-	store_watch(store);
 }
 
 /* ---- forming ---- */
@@ -471,7 +469,7 @@ static bool batch_form(struct store *store)
 	memset(b->desc, 0, (size_t)s.desc_upper * BLOCK_BYTES);
 	b->number = store->batch_next++;
 	b->durable_prefix = store->batch_stable;
-	b->durable = b->slow = false;
+	b->durable = false;
 	b->io_count = b->iov_count = 0;
 	batch_write(store, &enc, &s);
 	store->ring_head = b->end_position;
@@ -685,13 +683,13 @@ static void batch_failed_done(struct batch *b)
 		op_finish(b->store, op_of(list_pop_front(&b->ops)), -EIO);
 }
 
-static void batch_io_done(struct env_io *io, int status)
+static void batch_io_done(struct device_io *dio, int status)
 {
-	struct batch *b = CONTAINER_OF(io, struct batch_io, io)->batch;
+	struct batch *b = CONTAINER_OF(dio, struct batch_io, dio)->batch;
 	struct store *store = b->store;
 	if (status < 0)
-		store_fail(store, status, io->op == ENV_IO_FLUSH ? "flush of a batch"
-								 : "write of a batch");
+		store_fail(store, status,
+			   dio->io.op == ENV_IO_FLUSH ? "flush of a batch" : "write of a batch");
 	if (--b->ios_pending > 0)
 		return;
 	if (store->failed) {
@@ -701,11 +699,10 @@ static void batch_io_done(struct env_io *io, int status)
 	if (b->wants_flush) {
 		b->wants_flush = false;
 		b->ios_pending = 1;
-		struct batch_io *flush = &b->ios[BATCH_IOS_MAX - 1];
-		memset(&flush->io, 0, sizeof(flush->io));
-		flush->io.op = ENV_IO_FLUSH;
-		flush->io.done = batch_io_done;
-		env_disk_submit(store->env, store->disk, &flush->io);
+		struct device_io *flush = &b->ios[BATCH_IOS_MAX - 1].dio;
+		flush->io = (struct env_io){.op = ENV_IO_FLUSH};
+		flush->done = batch_io_done;
+		device_submit(&store->device, flush);
 		return;
 	}
 	b->durable = true;

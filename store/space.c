@@ -171,22 +171,20 @@ static bool space_allocate_memory(struct space *space)
 	space->table_dirty = calloc(table_words, sizeof(uint64_t));
 	space->table_placed = calloc(table_words, sizeof(uint64_t));
 	space->dir_places = calloc(space->dir_count, sizeof(uint64_t));
-	space->writer = writer_create(space->env, space->disk);
+	space->writer = writer_create(space->device);
 	bool pins = pins_create(space, &space->pin_next) && pins_create(space, &space->pin_this) &&
 		    pins_create(space, &space->waiting) && pins_create(space, &space->pending);
 	return pins && space->allocated && space->referenced && space->segments && space->tables &&
 	       space->table_dirty && space->table_placed && space->dir_places && space->writer;
 }
 
-struct space *space_create(struct env *env, struct env_disk *disk,
-			   const struct space_geometry *geometry)
+struct space *space_create(struct device *device, const struct space_geometry *geometry)
 {
 	assert(geometry->size_blocks > geometry->data_start);
 	struct space *space = calloc(1, sizeof(*space));
 	if (!space)
 		return NULL;
-	space->env = env;
-	space->disk = disk;
+	space->device = device;
 	space->store_uuid = geometry->store_uuid;
 	space->data_start = geometry->data_start;
 	space->size_blocks = geometry->size_blocks;
@@ -230,7 +228,7 @@ void space_destroy(struct space *space)
 	free(space->dir_places);
 	writer_destroy(space->writer);
 	batch_io_destroy(space->loading);
-	env_timer_cancel(space->env, &space->prewrite.timer);
+	env_timer_cancel(space->device->env, &space->prewrite.timer);
 	lazy_free(space->prewrite.zeros, SEGMENT_BLOCKS / 4 * BLOCK_BYTES);
 	free(space);
 }

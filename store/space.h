@@ -28,7 +28,7 @@
 #define HF_STORE_SPACE_H
 
 #include "base/co.h"
-#include "base/env.h"
+#include "store/device.h"
 #include "store/format.h"
 
 struct space;
@@ -47,7 +47,7 @@ struct space_geometry {
 };
 
 /* All free. NULL when memory is out. Memory: 2 bits a block and 12 bytes a segment. */
-struct space *space_create(struct env *env, struct env_disk *disk, const struct space_geometry *geometry);
+struct space *space_create(struct device *device, const struct space_geometry *geometry);
 void space_destroy(struct space *space);
 
 /* Loads `referenced` (= `allocated`) from a root's directory. -EBADMSG when a block does not match. */

@@ -33,7 +33,7 @@ struct space_table_place {
 
 struct space_prewrite {
 	struct env_timer timer;
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	void *zeros;
 	uint32_t segment;       /* being written */
@@ -49,8 +49,7 @@ struct space_prewrite {
 
 struct space {
 	struct batch_io *loading; /* while space_load() runs: a kill must not leak it */
-	struct env *env;
-	struct env_disk *disk;
+	struct device *device;
 	struct uuid store_uuid;
 	uint64_t data_start;
 	uint64_t size_blocks; /* of the device */

@@ -14,7 +14,6 @@
 
 #include "base/log.h"
 
-#define WATCH_PERIOD_NS (500ull * 1000 * 1000)
 #define DRAIN_STEP_NS (1000ull * 1000)
 
 /* ---- operations ---- */
@@ -191,11 +190,12 @@ void store_info(const struct store *store, struct store_info *ret)
 	ret->ring_used_blocks = ring_used_blocks(store);
 	ret->cache_bytes = store->config.cache_bytes;
 	ret->delta_bytes = map_pool_delta_bytes(store->pool);
+	ret->io_slow = store->device.slow_count;
 	ret->replica_count = store->replica_count;
 	ret->failed = store->failed;
 }
 
-/* ---- failure and deadlines ---- */
+/* ---- failure ---- */
 
 static void fail_list(struct store *store, struct list *list)
 {
@@ -224,7 +224,7 @@ static void fail_timer_fire(struct env_timer *timer)
 		if (r && r->delete_op)
 			op_finish(store, take(r->delete_op), -EIO);
 	}
-	if (store->config.failed)
+	if (store->open && store->config.failed)
 		store->config.failed(store->config.ctx, store->failed_status, store->failed_what);
 }
 
@@ -239,54 +239,9 @@ void store_fail(struct store *store, int status, const char *what)
 	env_timer_after(store->env, &store->fail_timer, 0);
 }
 
-/* One I/O that began at since_ns: counts it as slow once, fails the store when it is hopeless. */
-static void watch_one(struct store *store, uint64_t since_ns, bool *slow)
+static void store_late(void *ctx)
 {
-	uint64_t age_ns = env_now_ns(store->env) - since_ns;
-	if (age_ns >= store->config.io_slow_ns && !*slow) {
-		*slow = true;
-		store->counters.io_slow++;
-	}
-	if (age_ns >= store->config.io_fail_ns)
-		store_fail(store, -ETIMEDOUT, "an I/O took longer than its deadline");
-}
-
-static void watch_timer_fire(struct env_timer *timer)
-{
-	struct store *store = CONTAINER_OF(timer, struct store, watch_timer);
-	bool busy = false;
-	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++) {
-		struct batch *b = &store->batches[i];
-		if (b->ios_pending == 0)
-			continue;
-		busy = true;
-		watch_one(store, b->submitted_ns, &b->slow);
-	}
-	for (uint32_t i = 0; i < BULKS_MAX; i++) {
-		if (!store->bulks[i].busy)
-			continue;
-		busy = true;
-		watch_one(store, store->bulks[i].submitted_ns, &store->bulks[i].slow);
-	}
-	list_for_each(link, &store->reads_active)
-	{
-		struct read_job *job = CONTAINER_OF(link, struct read_job, active_link);
-		busy = true;
-		watch_one(store, job->begun_ns, &job->slow);
-	}
-	if (store->checkpoint.io_since_ns) {
-		busy = true;
-		watch_one(store, store->checkpoint.io_since_ns, &store->checkpoint.io_slow);
-	}
-	if (busy && !store->failed)
-		store_watch(store);
-}
-
-void store_watch(struct store *store)
-{
-	store->watch_timer.fire = watch_timer_fire;
-	if (!env_timer_armed(&store->watch_timer))
-		env_timer_after(store->env, &store->watch_timer, WATCH_PERIOD_NS);
+	store_fail(ctx, -ETIMEDOUT, "an I/O took longer than its deadline");
 }
 
 /* ---- open and close ---- */
@@ -361,12 +316,12 @@ static int store_memory(struct store *store)
 /* Memory only. */
 static void store_free(struct store *store)
 {
-	struct env_timer *timers[] = {&store->fail_timer,	 &store->run_timer,
-				      &store->finish_timer,	 &store->seal_timer,
-				      &store->watch_timer,	 &store->query.timer,
-				      &store->checkpoint.timer};
+	struct env_timer *timers[] = {&store->fail_timer,   &store->run_timer,
+				      &store->finish_timer, &store->seal_timer,
+				      &store->query.timer,  &store->checkpoint.timer};
 	for (size_t i = 0; i < ARRAY_LEN(timers); i++)
 		env_timer_cancel(store->env, timers[i]);
+	device_watch_stop(&store->device);
 	query_free(store);
 	checkpoint_free(store);
 	for (uint32_t i = STORE_REPLICAS_MAX; i > 0; i--)
@@ -435,9 +390,9 @@ static int store_open_disk(struct co *co, struct store *store, struct err *err)
 		.delta_bytes = store->config.delta_bytes,
 		.store_uuid = store->uuid,
 	};
-	store->space = space_create(store->env, store->disk, &geometry);
+	store->space = space_create(&store->device, &geometry);
 	if (store->space)
-		store->pool = map_pool_create(store->env, store->disk, store->space, &pool);
+		store->pool = map_pool_create(&store->device, store->space, &pool);
 	if (!store->pool)
 		return err_set(err, -ENOMEM, "out of memory for a store of %llu blocks",
 			       (unsigned long long)store->size_blocks);
@@ -475,6 +430,8 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 	store->env = env;
 	store->disk = disk;
 	store->config = *config;
+	device_init(&store->device, env, disk);
+	device_watch(&store->device, config->io_slow_ns, config->io_fail_ns, store_late, store);
 	store_init_lists(store);
 	if (config->opening)
 		*config->opening = store;
@@ -485,6 +442,8 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 		rc = store_open_disk(co, store, err);
 	if (rc == 0)
 		rc = store_begin(store);
+	if (rc < 0 && store->failed)
+		rc = err_set(err, store->failed_status, "%s", store->failed_what);
 	if (config->opening)
 		*config->opening = NULL;
 	if (rc < 0) {
@@ -545,9 +504,10 @@ void store_close(struct co *co, struct store *store)
 		uint64_t wanted = store->checkpoint.requested;
 		while (!store->failed && store->checkpoint.completed < wanted)
 			co_sleep(co, DRAIN_STEP_NS);
-		space_prewrite_stop(co, store->space);
 	}
-	while (store->open && !store_quiet(store))
+	if (store->open)
+		space_prewrite_stop(co, store->space);
+	while (store->open && !(store_quiet(store) && device_idle(&store->device)))
 		co_sleep(co, DRAIN_STEP_NS);
 	if (store->open && !store->failed)
 		close_super(co, store);

@@ -57,8 +57,8 @@ static void bed_memory(struct bed *bed)
 		.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS, .store_uuid = test_uuid};
 	struct map_pool_config config = {
 		.cache_bytes = 64 * BLOCK_BYTES, .delta_bytes = 8 << 20, .store_uuid = test_uuid};
-	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
-	bed->pool = map_pool_create(&bed->mem->env, mem_disk(bed->mem), bed->space, &config);
+	bed->space = space_create(&bed->mem->device, &geometry);
+	bed->pool = map_pool_create(&bed->mem->device, bed->space, &config);
 }
 
 static void bed_open(struct bed *bed, uint64_t seed)
@@ -809,8 +809,8 @@ TEST(map, figures_are_printed)
 	struct map_pool_config config = {
 		.cache_bytes = 64 << 20, .delta_bytes = 96 << 20, .store_uuid = test_uuid};
 	struct bed bed = {.mem = mem, .trim_pages = 1};
-	bed.space = space_create(&mem->env, mem_disk(mem), &geometry);
-	bed.pool = map_pool_create(&mem->env, mem_disk(mem), bed.space, &config);
+	bed.space = space_create(&mem->device, &geometry);
+	bed.pool = map_pool_create(&mem->device, bed.space, &config);
 	bed.root.head_node = 1;
 	bed.map = map_create(bed.pool, &bed.root);
 	double start = seconds();

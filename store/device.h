@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The device under a store: every I/O of the store goes through here, so that none is without a
+ * deadline. Private to store/.
+ *
+ * Deadlines are per I/O: one that takes longer than slow_ns is counted, one that takes longer than
+ * fail_ns is told to the store. Nothing is cancelled: memory of an I/O is the kernel's until it
+ * ends.
+ */
+#ifndef HF_STORE_DEVICE_H
+#define HF_STORE_DEVICE_H
+
+#include "base/co.h"
+#include "base/env.h"
+
+struct device {
+	struct env *env;
+	struct env_disk *disk;
+	struct list active; /* device_io under way, oldest first */
+	struct env_timer timer;
+	uint64_t slow_ns, fail_ns;
+	void (*late)(void *ctx); /* NULL: nobody watches */
+	void *ctx;
+	uint64_t slow_count;
+};
+
+/* Embedded in its owner, the device's from submission until done. */
+struct device_io {
+	struct env_io io; /* the caller's but for done */
+	void (*done)(struct device_io *dio, int status);
+	/* the device's */
+	struct device *device;
+	struct list link;
+	uint64_t since_ns;
+	bool slow; /* counted */
+};
+
+void device_init(struct device *device, struct env *env, struct env_disk *disk);
+/* Watches from now on. late() comes from a timer, again and again while an I/O is beyond fail_ns.
+ */
+void device_watch(struct device *device, uint64_t slow_ns, uint64_t fail_ns,
+		  void (*late)(void *ctx), void *ctx);
+/* No timer after this. */
+void device_watch_stop(struct device *device);
+void device_submit(struct device *device, struct device_io *dio);
+/* Submits and waits; 0 or -errno. dio may not be on the coroutine's stack. */
+int device_io_co(struct co *co, struct device *device, struct device_io *dio);
+static inline bool device_idle(const struct device *device)
+{
+	return list_empty(&device->active);
+}
+
+#endif
