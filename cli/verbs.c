@@ -67,7 +67,8 @@ static const struct cli_option options_events[] = {
 const struct cli_verb cli_verbs[] = {
 	{"up", "", "start a local cluster, or what is missing of it",
 	 "One manager, nodes with a store each, and a gateway, as background processes with their\n"
-	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is harmless.",
+	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is "
+	 "harmless.",
 	 options_up, 0, 0, verb_up},
 	{"down", "", "stop the local cluster; nothing is lost", NULL, NULL, 0, 0, verb_down},
 	{"status", "", "processes, nodes, volumes and exports", NULL, NULL, 0, 0, verb_status},
@@ -90,8 +91,8 @@ const struct cli_verb cli_verbs[] = {
 	{"volume export", "NAME", "serve a volume over NBD",
 	 "Prints the NBD URI alone on standard output; the same one when repeated.", options_export,
 	 1, 1, verb_volume_export},
-	{"volume unexport", "NAME", "end a volume's export; clients are disconnected", NULL, NULL, 1,
-	 1, verb_volume_unexport},
+	{"volume unexport", "NAME", "end a volume's export; clients are disconnected", NULL, NULL,
+	 1, 1, verb_volume_unexport},
 	{"replica list", "VOLUME", "where a volume's replicas are and how far", NULL, NULL, 1, 1,
 	 verb_replica_list},
 	{"replica repair", "VOLUME", "bring replicas back that need it", NULL, options_repair, 1, 1,
@@ -108,9 +109,15 @@ const struct cli_verb cli_verbs[] = {
 	{"store dump", "PATH", "print what a store that no daemon has open holds, as text",
 	 "Reads only: superblock, roots, volumes, uncommitted tail, ring records.", NULL, 1, 1,
 	 verb_store_dump},
+	{"store accept-loss", "PATH VOLUME",
+	 "give up what rot took from a replica that has no other copy",
+	 "On a store that no daemon has open. VOLUME is a uuid, or a name when the manager "
+	 "answers.\n"
+	 "Names what may be missing and does nothing more without --yes. Repeating is harmless.",
+	 options_yes, 2, 2, verb_store_accept_loss},
 	{"store list", "", "stores of all nodes", NULL, NULL, 0, 0, verb_store_list},
 	{"events", "", "what happened, oldest first", NULL, options_events, 0, 0, verb_events},
-	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1,
-	 1, verb_config_check},
+	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1, 1,
+	 verb_config_check},
 	{0},
 };

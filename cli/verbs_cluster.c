@@ -2,6 +2,7 @@
 /* Status, nodes, stores of the cluster, events. */
 #include "cli/cli.h"
 
+#include <sys/wait.h>
 #include <errno.h>
 #include <string.h>
 
@@ -160,6 +161,11 @@ int verb_node_start(struct cli *cli)
 		pid_t pid = local_pid(cli, name);
 		if (pid && (!has_manager || node_is_online(cli, name, pid)))
 			return CLI_OK;
+		if (started > 0 && waitpid(started, NULL, WNOHANG) == started) {
+			(void)cli_fail(CLI_FAILED, NULL, "node '%s' has ended", name);
+			local_log_tail(cli, name, 8);
+			return CLI_FAILED;
+		}
 		if (clock_ms() > deadline_ms)
 			break;
 		sleep_ms(20);

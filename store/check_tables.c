@@ -100,7 +100,12 @@ static void volume_fields(struct check *c, const struct volume_entry *v)
 		check_find(c, "volume table: index at place %llu of %u levels",
 			   (unsigned long long)le64_get(v->index_root.place),
 			   le32_get(v->index_levels));
-	if (le32_get(v->flags) & VOLUME_SUSPECT)
+	if (!(le32_get(v->flags) & VOLUME_SUSPECT))
+		return;
+	if (le64_get(v->suspect_until) == UINT64_MAX)
+		check_find(c, "its log may miss entry %llu and all after it (suspect)",
+			   (unsigned long long)le64_get(v->suspect_after) + 1);
+	else
 		check_find(c, "its log may miss entries %llu to %llu (suspect)",
 			   (unsigned long long)le64_get(v->suspect_after) + 1,
 			   (unsigned long long)le64_get(v->suspect_until));

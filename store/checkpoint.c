@@ -87,6 +87,8 @@ static void cut_volume_entry(struct store_replica *r, struct volume_entry *v)
 		.commit_hash = le64_make(r->head.applied_hash),
 		.suspect_after = le64_make(r->suspect_after),
 		.suspect_until = le64_make(r->suspect_until),
+		.loss_first_block = le64_make(r->loss_first_block),
+		.loss_end_block = le64_make(r->loss_end_block),
 		.shadow_epoch = le64_make(r->shadow_epoch),
 		.shadow_seq = le64_make(r->shadow.applied_seq),
 		.shadow_hash = le64_make(r->shadow.applied_hash),

@@ -103,6 +103,13 @@ static void dump_volume(struct dump *d, const struct volume_entry *v)
 	    le32_get(v->index_levels), le32_get(v->head_node), le32_get(v->shadow_node),
 	    (ull)le64_get(v->lease_boot_id), flags & VOLUME_DELETING ? " deleting" : "",
 	    flags & VOLUME_SUSPECT ? " suspect" : "", flags & VOLUME_SHADOW ? " shadow" : "");
+	if (flags & VOLUME_SUSPECT)
+		say(d,
+		    "suspect slot=%u after=%llu until=%llu loss_first_block=%llu "
+		    "loss_end_block=%llu",
+		    le32_get(v->slot), (ull)le64_get(v->suspect_after),
+		    (ull)le64_get(v->suspect_until), (ull)le64_get(v->loss_first_block),
+		    (ull)le64_get(v->loss_end_block));
 }
 
 static int dump_record(void *ctx, const struct log_record *r)

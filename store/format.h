@@ -135,18 +135,22 @@ static_assert(sizeof(struct desc_block) == 112, "desc_block is disk format");
 
 enum record_op {
 	/* 1..6: enum log_op, replicated */
-	RECORD_CREATE = 16,	 /* local: struct record_create as body */
+	RECORD_CREATE = 16, /* local: struct record_create as body */
 	RECORD_DELETE = 17,
-	RECORD_PROMISE = 18,	 /* epoch */
-	RECORD_ADOPT = 19,	 /* epoch, base = address, last = seq, body: last_hash; SHADOW flag: flip */
-	RECORD_LEASE = 20,	 /* body: boot id, term_ns */
-	RECORD_REPAIR = 21,	 /* address, length 1, crc, one extent; body: the place it replaces.
-				  * applied if crc and place are unchanged */
-	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; body: prev_hash */
+	RECORD_PROMISE = 18, /* epoch */
+	RECORD_ADOPT =
+		19, /* epoch, base = address, last = seq, body: last_hash; SHADOW flag: flip */
+	RECORD_LEASE = 20,  /* body: boot id, term_ns */
+	RECORD_REPAIR = 21, /* address, length 1, crc, one extent; body: the place it replaces.
+			     * applied if crc and place are unchanged */
+	RECORD_SHADOW_BEGIN =
+		22, /* node = the shadow's id; epoch; seq = first_seq; body: prev_hash */
 	RECORD_SHADOW_DROP = 23,
-	RECORD_FILL = 24,	 /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
-				  * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
-	RECORD_SEAL = 25,	 /* empty batch that carries a durable_prefix */
+	RECORD_FILL = 24, /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
+			   * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
+	RECORD_SEAL = 25, /* empty batch that carries a durable_prefix */
+	RECORD_ACCEPT_LOSS =
+		26, /* local: a person gave up what rot took. body: the range of seqs */
 	/* 32.. refused by name in this version */
 	RECORD_KEY = 32,
 	RECORD_SEALED_WRITE = 33,
@@ -232,8 +236,11 @@ struct volume_entry {
 	le64 shadow_hash;
 	le64 shadow_fill_seq;	     /* highest at_seq of a fill */
 	le64 shadow_size_blocks;
+	le64 loss_first_block; /* SUSPECT: hull of what entries behind the hole wrote, which were
+				  not kept; */
+	le64 loss_end_block;   /* equal: none is known */
 };
-static_assert(sizeof(struct volume_entry) == 208, "volume_entry is disk format");
+static_assert(sizeof(struct volume_entry) == 224, "volume_entry is disk format");
 
 /* TABLE_TAIL entries are struct record (never INLINE: destaged), in log order; count is their bytes.
  * A chain is written front to back, each block pointing at the one before it: the pointer in the root

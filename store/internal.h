@@ -146,6 +146,9 @@ struct store_replica {
 	bool trim_wanted; /* a dropped shadow's or an old head's pages are to be freed */
 	uint64_t suspect_after;
 	uint64_t suspect_until;
+	uint64_t loss_first_block; /* hull of what entries behind the hole wrote; equal: none known
+				    */
+	uint64_t loss_end_block;
 	uint64_t shadow_epoch;
 	uint64_t shadow_fill_seq; /* highest at_seq of a fill */
 	uint64_t lease_boot_id;
@@ -178,6 +181,7 @@ enum op_kind {
 	OP_PROMISE,
 	OP_ADOPT,
 	OP_LEASE,
+	OP_ACCEPT_LOSS,
 	OP_SHADOW_BEGIN,
 	OP_SHADOW_DROP,
 	OP_FILL,
@@ -420,6 +424,8 @@ struct store {
 void store_fail(struct store *store, int status, const char *what);
 /* Queues done(op, status) for the next turn. */
 void op_finish(struct store *store, struct store_op *op, int status);
+/* -EUCLEAN: the root on the device is not the newest, so nothing here may be believed. */
+int store_lost(struct err *err, const char *how);
 void store_disk_close(struct co *co, struct env *env, struct env_disk *disk);
 void op_init(struct store_op *op, struct store_replica *replica, enum op_kind kind);
 static inline uint64_t ring_physical(const struct store *store, uint64_t position)
@@ -470,6 +476,8 @@ void replica_apply_promise(struct store_replica *replica, uint64_t epoch);
 /* False: the staged tail or the shadow is not what the record says (rot before it). */
 bool replica_apply_adopt(struct store_replica *replica, const struct log_record *record);
 void replica_apply_lease(struct store_replica *replica, uint64_t boot_id, uint64_t term_ns);
+/* Ends the suspicion when it is of that range and no rot since then keeps it up. */
+void replica_apply_accept_loss(struct store_replica *replica, uint64_t after, uint64_t until);
 void replica_apply_delete(struct store_replica *replica);
 int replica_apply_shadow_begin(struct store_replica *replica, const struct log_record *record);
 void replica_apply_shadow_drop(struct store_replica *replica);

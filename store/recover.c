@@ -59,7 +59,7 @@ static int check_payload(void *ctx, const struct log_record *record)
 
 static int recover_lost(struct recovery *rec)
 {
-	return err_set(rec->err, -EUCLEAN, "the store is lost: %s", rec->walk.lost);
+	return store_lost(rec->err, rec->walk.lost);
 }
 
 static int recover_prefix(struct recovery *rec)

@@ -2,19 +2,18 @@
 /*
  * The batch engine: operations that wait together become one durable write.
  *
- *   FORMED --submit--> IN FLIGHT --all I/O done (and the flush)--> DURABLE --all before it too--> STABLE
+ *   FORMED --submit--> IN FLIGHT --all I/O done (and the flush)--> DURABLE --all before it too-->
+ * STABLE
  *                                                                                   |
  *                      a later durable batch carries durable_prefix >= its number --> WITNESSED
  *
- * R1 Batches get their numbers and ring positions in the order of submission, without gaps in number.
- * R2 Records take effect, and operations are answered, when their batch is stable, in order (P1).
- *    PROMISE, ADOPT and LEASE are answered once witnessed: then recovery finds the batch in the
- *    part that was stable, whatever else the crash took.
- * R3 A batch is written only where ring_reuse_start() allows: nothing that the durable root's
- *    recovery, or a read under way, needs is overwritten.
- * R4 A batch never straddles the ring's end.
- * R5 One durability point per batch: a DSYNC write each while there are few pieces, else plain writes and
- *    one FLUSH after all of them.
+ * R1 Batches get their numbers and ring positions in the order of submission, without gaps in
+ * number. R2 Records take effect, and operations are answered, when their batch is stable, in order
+ * (P1). PROMISE, ADOPT, LEASE and ACCEPT_LOSS are answered once witnessed: then recovery finds the
+ * batch in the part that was stable, whatever else the crash took. R3 A batch is written only where
+ * ring_reuse_start() allows: nothing that the durable root's recovery, or a read under way, needs
+ * is overwritten. R4 A batch never straddles the ring's end. R5 One durability point per batch: a
+ * DSYNC write each while there are few pieces, else plain writes and one FLUSH after all of them.
  * R6 Nothing here allocates: batches, I/Os and vectors are there since open.
  * R7 After a failure nothing is submitted; what is in flight ends with -EIO when its I/O has ended.
  */
@@ -209,6 +208,7 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 		struct record_create create;
 		struct record_adopt_body adopt;
 		struct record_lease_body lease;
+		struct record_loss_body loss;
 		struct record_repair_body repair;
 		struct record_shadow_body shadow;
 	} body;
@@ -253,6 +253,15 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 			le64_make(CONTAINER_OF(op, struct store_lease, op)->term_ns);
 		r.body = &body;
 		r.body_bytes = sizeof(body.lease);
+		break;
+	case OP_ACCEPT_LOSS:
+		r.op = RECORD_ACCEPT_LOSS;
+		body.loss.suspect_after =
+			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_after);
+		body.loss.suspect_until =
+			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_until);
+		r.body = &body;
+		r.body_bytes = sizeof(body.loss);
 		break;
 	case OP_REPAIR:
 		encode_repair(op, &r, &body.repair);
@@ -621,6 +630,12 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 	case OP_LEASE:
 		replica_apply_lease(r, CONTAINER_OF(op, struct store_lease, op)->boot_id,
 				    CONTAINER_OF(op, struct store_lease, op)->term_ns);
+		await_witness(store, op, number);
+		return;
+	case OP_ACCEPT_LOSS:
+		replica_apply_accept_loss(
+			r, CONTAINER_OF(op, struct store_accept_loss, op)->suspect_after,
+			CONTAINER_OF(op, struct store_accept_loss, op)->suspect_until);
 		await_witness(store, op, number);
 		return;
 	case OP_SHADOW_BEGIN:

@@ -73,6 +73,11 @@ void store_lease(struct store_replica *replica, struct store_lease *lease)
 	op_log(replica->store, &lease->op, replica, OP_LEASE);
 }
 
+void store_accept_loss(struct store_replica *replica, struct store_accept_loss *loss)
+{
+	op_log(replica->store, &loss->op, replica, OP_ACCEPT_LOSS);
+}
+
 void store_shadow_begin(struct store_replica *replica, struct store_shadow *shadow)
 {
 	op_log(replica->store, &shadow->op, replica, OP_SHADOW_BEGIN);
@@ -167,6 +172,9 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.suspect = r->suspect,
 		.suspect_after = r->suspect_after,
 		.suspect_until = r->suspect_until,
+		.loss_first_block = r->loss_first_block,
+		.loss_end_block = r->loss_end_block,
+		.map_damaged = r->lost || (r->suspect && r->suspect_after < r->head.last_seq),
 		.shadow = r->shadow_on,
 		.shadow_last_seq = r->shadow_on ? r->shadow.last_seq : 0,
 		.lease_boot_id = r->lease_boot_id,
@@ -337,6 +345,16 @@ static void store_free(struct store *store)
 	if (store->super)
 		env_buf_free(store->env, store->super, BLOCK_BYTES);
 	free(store);
+}
+
+int store_lost(struct err *err, const char *how)
+{
+	return err_set(
+		err, -EUCLEAN,
+		"the store is lost: %s. Nothing in it may be trusted, and nothing brings it back; "
+		"'holdfast store format PATH --force --yes' makes a new one in its place, whose "
+		"replicas are filled from other copies",
+		how);
 }
 
 struct disk_closer {

@@ -151,9 +151,8 @@ int root_pick(struct co *co, struct store *store, struct root *ret, struct err *
 			any = true;
 		}
 		if (good == 0) /* R2 */
-			return err_set(err, -EUCLEAN,
-				       "the store is lost: both copies of root slot %u are bad",
-				       slot);
+			return store_lost(err, slot == 0 ? "both copies of root slot 0 are bad"
+							 : "both copies of root slot 1 are bad");
 	}
 	uint32_t unknown = le32_get(ret->feature_required) & ~FEATURES_KNOWN;
 	if (unknown)

@@ -2,6 +2,7 @@
 /* What a node tells about itself: to the manager, to Node.Status, to Prometheus. */
 #include "volmgr/node_role.h"
 
+#include <stdio.h>
 #include <unistd.h>
 #include "base/version.h"
 
@@ -24,6 +25,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 		uuid_is_zero(&info->uuid) ? arena_copy(arena, "") : arena_uuid(arena, &info->uuid);
 	out->path = arena_copy(arena, rs->path);
 	out->state = arena_copy(arena, rs->is_failed ? "failed" : "ok");
+	out->reason = arena_copy(arena, rs->is_failed ? rs->reason : "");
 	out->capacity_bytes = info->capacity_blocks * BLOCK_BYTES;
 	out->used_bytes = info->used_blocks * BLOCK_BYTES;
 	out->reserved_bytes = info->reserved_blocks * BLOCK_BYTES;
@@ -82,6 +84,27 @@ struct replica_walk {
 	size_t count;
 };
 
+/* What happened, and what to do. */
+static char *suspect_note(struct replica_walk *walk, const struct store_replica_info *info)
+{
+	char uuid[UUID_TEXT_BYTES], range[64];
+	uuid_format(&info->spec.volume_uuid, uuid);
+	if (info->map_damaged)
+		return arena_copy(walk->arena, "rot in its map: only another copy helps");
+	if (info->suspect_until == UINT64_MAX)
+		snprintf(range, sizeof(range), "entry %lu and all after it",
+			 (unsigned long)info->suspect_after + 1);
+	else
+		snprintf(range, sizeof(range), "entries %lu to %lu",
+			 (unsigned long)info->suspect_after + 1,
+			 (unsigned long)info->suspect_until);
+	return arena_text(
+		walk->arena,
+		"rot took %s of its log; another copy brings them back; if there is none, "
+		"stop the node, run 'holdfast store accept-loss %s %s' and start it again",
+		range, walk->rs->path, uuid);
+}
+
 static void replica_report(void *ctx, struct store_replica *replica)
 {
 	struct replica_walk *walk = ctx;
@@ -99,8 +122,10 @@ static void replica_report(void *ctx, struct store_replica *replica)
 	out->seq = info.last_seq;
 	out->commit_seq = info.commit_seq;
 	out->used_bytes = info.used_blocks * BLOCK_BYTES;
-	if (info.suspect)
-		out->note = arena_copy(walk->arena, "its log is suspect");
+	if (info.suspect) {
+		out->state = arena_copy(walk->arena, "suspect");
+		out->note = suspect_note(walk, &info);
+	}
 	walk->out[walk->count++] = out;
 }
 

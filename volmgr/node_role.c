@@ -115,7 +115,7 @@ static void store_open_one(struct co *co, struct role_store *rs)
 	if (rc < 0) {
 		rs->store = NULL;
 		rs->is_failed = true;
-		snprintf(rs->reason, sizeof(rs->reason), "%.180s", err_text(&err));
+		snprintf(rs->reason, sizeof(rs->reason), "%s", err_text(&err));
 		log_event(LOG_ERROR, "node", "store_open_failed", "path=%s error=%s",
 			  LOG_Q(rs->path), LOG_Q(err_text(&err)));
 		if (role->open_err.code == 0)

@@ -33,7 +33,7 @@ struct role_store {
 	struct store_info last; /* kept for reports after it failed */
 	bool is_failed;
 	bool is_removed; /* taken out of the node */
-	char reason[192];
+	char reason[512]; /* why it failed */
 	struct metric metrics[STORE_METRICS];
 };
 

@@ -61,7 +61,8 @@ TEST(store_open, both_copies_of_the_newest_root_bad_is_a_lost_store)
 	sim_disk_flip(rig->disk, (1 + slot) * BLOCK_BYTES + 40, 3);
 	sim_disk_flip(rig->disk, (16 + info.ring_blocks + slot) * BLOCK_BYTES + 40, 3);
 	CHECK_EQ(rig_open(rig), -EUCLEAN);
-	CHECK(strstr(rig->err.text, "lost"), "%s", rig->err.text);
+	CHECK(strstr(rig->err.text, "lost") && strstr(rig->err.text, "store format"), "%s",
+	      rig->err.text);
 	rig_destroy(rig);
 }
 
