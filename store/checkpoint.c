@@ -29,9 +29,15 @@ static void checkpoint_main(struct co *co, void *arg);
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks)
 {
-	struct checkpoint *c = &store->checkpoint;
 	if (store->failed)
 		return -EIO; /* above all no root after a failed flush */
+	return store_io_always(co, store, op, flags, place, buf, blocks);
+}
+
+int store_io_always(struct co *co, struct store *store, enum env_io_op op, uint32_t flags,
+		    uint64_t place, void *buf, uint32_t blocks)
+{
+	struct checkpoint *c = &store->checkpoint;
 	c->iov = (struct iovec){.iov_base = buf, .iov_len = (size_t)blocks * BLOCK_BYTES};
 	c->dio.io = (struct env_io){.op = op,
 				    .flags = flags,
@@ -324,6 +330,8 @@ static int write_root(struct co *co, struct store *store, uint64_t incarnation, 
 		rc = write_tail(co, store, &root);
 	if (rc == 0)
 		rc = space_write(co, store->space, &root.space);
+	if (rc == 0)
+		rc = bad_flush(co, store);
 	if (rc == 0)
 		rc = store_io(co, store, ENV_IO_FLUSH, 0, 0, NULL, 0); /* R2 */
 	if (rc < 0)

@@ -2,11 +2,13 @@
 /*
  * The device under a store.
  *
- * V1 `active` is in order of submission, so in order of age: the watch looks from its front and
- * stops at the first that is young. The timer runs only while there is I/O. V2 An I/O leaves
- * `active` before its owner hears of it: the owner may submit it again.
+ * V1 `active` is in order of submission, so in order of age: the watch looks from its front and stops at the
+ *    first that is young. The timer runs only while there is I/O.
+ * V2 An I/O leaves `active` before its owner hears of it: the owner may submit it again.
  */
 #include "store/device.h"
+
+#include <errno.h>
 
 #define WATCH_PERIOD_NS (500ull * 1000 * 1000)
 
@@ -52,6 +54,25 @@ void device_watch_stop(struct device *device)
 		env_timer_cancel(device->env, &device->timer);
 }
 
+bool device_medium_error(int status)
+{
+	return status == -EIO || status == -ENODATA || status == -EREMOTEIO;
+}
+
+static void device_end(struct device *device, struct device_io *dio, int status)
+{
+	const struct env_io *io = &dio->io;
+	list_remove(&dio->link); /* V2 */
+	if (io->op != ENV_IO_WRITE || dio->expendable || !device_medium_error(status) ||
+	    device->failed_count == DEVICE_FAILED_MAX)
+		return;
+	size_t bytes = 0;
+	for (uint32_t i = 0; i < io->iov_count; i++)
+		bytes += io->iov[i].iov_len;
+	device->failed[device->failed_count++] = (struct device_range){
+		io->offset_bytes / BLOCK_BYTES, (uint32_t)(bytes / BLOCK_BYTES)};
+}
+
 static void device_begin(struct device *device, struct device_io *dio)
 {
 	dio->device = device;
@@ -65,7 +86,7 @@ static void device_begin(struct device *device, struct device_io *dio)
 static void device_io_done(struct env_io *io, int status)
 {
 	struct device_io *dio = CONTAINER_OF(io, struct device_io, io);
-	list_remove(&dio->link); /* V2 */
+	device_end(dio->device, dio, status);
 	dio->done(dio, status);
 }
 
@@ -80,6 +101,6 @@ int device_io_co(struct co *co, struct device *device, struct device_io *dio)
 {
 	device_begin(device, dio);
 	int status = co_disk_io(co, device->disk, &dio->io);
-	list_remove(&dio->link);
+	device_end(device, dio, status);
 	return status;
 }

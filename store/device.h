@@ -13,6 +13,13 @@
 #include "base/co.h"
 #include "base/env.h"
 
+/* Blocks of a write that the medium refused. */
+struct device_range {
+	uint64_t place;
+	uint32_t blocks;
+};
+#define DEVICE_FAILED_MAX 32u
+
 struct device {
 	struct env *env;
 	struct env_disk *disk;
@@ -22,6 +29,9 @@ struct device {
 	void (*late)(void *ctx); /* NULL: nobody watches */
 	void *ctx;
 	uint64_t slow_count;
+	struct device_range
+		failed[DEVICE_FAILED_MAX]; /* the first ones; others will tell another time */
+	uint32_t failed_count;
 };
 
 /* Embedded in its owner, the device's from submission until done. */
@@ -33,8 +43,11 @@ struct device_io {
 	struct list link;
 	uint64_t since_ns;
 	bool slow; /* counted */
+	bool expendable; /* the owner's: a failure of this write is not noted in failed[] */
 };
 
+/* The medium itself, not the way to it: EIO, or what Linux makes of an unreadable sector. */
+bool device_medium_error(int status);
 void device_init(struct device *device, struct env *env, struct env_disk *disk);
 /* Watches from now on. late() comes from a timer, again and again while an I/O is beyond fail_ns.
  */

@@ -52,10 +52,14 @@ static void dump_super(struct dump *d, uint32_t copy)
 	uuid_format(&sb->h.store_uuid, uuid);
 	say(d,
 	    "superblock copy=%u place=%llu state=good uuid=%s size_blocks=%llu ring_blocks=%llu "
-	    "data_start=%llu created_ms=%llu written_blocks_hint=%llu bad_count=%u",
+	    "data_start=%llu created_ms=%llu written_blocks_hint=%llu update=%llu bad_count=%u "
+	    "bad_overflow_place=%llu",
 	    copy, place, uuid, (ull)le64_get(sb->size_blocks), (ull)le64_get(sb->ring_blocks),
 	    (ull)le64_get(sb->data_start), (ull)le64_get(sb->created_ms),
-	    (ull)le64_get(sb->written_blocks_hint), le32_get(sb->bad_count));
+	    (ull)le64_get(sb->written_blocks_hint), (ull)le64_get(sb->update),
+	    le32_get(sb->bad_count), (ull)le64_get(sb->bad_overflow_place));
+	for (uint32_t i = 0; i < le32_get(sb->bad_count); i++)
+		say(d, "bad copy=%u place=%llu", copy, (ull)le64_get(sb->bad[i]));
 }
 
 static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)

@@ -59,7 +59,9 @@ struct superblock {
 	le32 segment_blocks; /* 1024: 4 MiB */
 	le32 bad_count;	     /* entries of bad[] */
 	le64 written_blocks_hint; /* regular file: data area written out up to here; a hint */
-	le64 reserved[16];
+	le64 update;              /* +1 at each write: the copy with the higher one counts */
+	le64 bad_overflow_place; /* not 0: unwritable, and bad[] had no room: the store does not open */
+	le64 reserved[14];
 	le64 bad[400]; /* places never to be used, ascending */
 };
 static_assert(sizeof(struct superblock) <= BLOCK_BYTES, "superblock fits a block");

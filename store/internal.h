@@ -343,6 +343,8 @@ struct store {
 	struct device device;
 	struct store_config config;
 	struct superblock *super; /* one block */
+	bool super_dirty;         /* the bad-block list grew */
+	uint32_t ring_bad;        /* its entries that are ring blocks: the first ones */
 	struct uuid uuid;
 	uint64_t size_blocks;
 	uint64_t ring_blocks;
@@ -528,9 +530,12 @@ void checkpoint_start(struct store *store);
 void checkpoint_fail_all(struct store *store);
 /* The whole of a checkpoint, for its coroutine and for recovery. incarnation and salt of the root. */
 int checkpoint_write(struct co *co, struct store *store, uint64_t incarnation, uint64_t salt);
-/* One I/O of the checkpoint, recovery or a table. */
+/* One I/O of the checkpoint, recovery or a table. Refused when the store has failed. */
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks);
+/* The same without that: for the superblock and bad.c alone. */
+int store_io_always(struct co *co, struct store *store, enum env_io_op op, uint32_t flags,
+		    uint64_t place, void *buf, uint32_t blocks);
 
 /* A table being written front to back. */
 struct table_writer {
@@ -557,11 +562,27 @@ int table_read(struct co *co, struct store *store, const struct block_ptr *last,
 
 /* Reads the superblock and picks the root. -ENODEV, -EPROTO, -EUCLEAN, -EIO. */
 int super_read(struct co *co, struct store *store, struct err *err);
+/* Both copies, one after the other; 0 when one is durable at least. Also when the store has failed. */
+int super_write(struct co *co, struct store *store);
 int root_pick(struct co *co, struct store *store, struct root *ret, struct err *err);
 /* Both copies of the newest root good and durable. */
 int root_repair(struct co *co, struct store *store, const struct root *root);
 int root_write(struct co *co, struct store *store, struct root *root);
 uint64_t root_place(const struct store *store, uint32_t slot, uint32_t copy);
+
+/* ---- bad.c: the bad-block list ---- */
+
+/* After the space table is loaded: nothing on the list is handed out. -EIO: there is no going past it. */
+int bad_load(struct store *store, struct err *err);
+uint32_t bad_count(const struct store *store);
+/* Where a batch of so many blocks at `position` must move to, which does not straddle the ring's end. */
+uint64_t bad_ring_skip(const struct store *store, uint64_t position, uint32_t blocks);
+/* A payload block cannot be read. */
+void bad_read(struct store *store, uint64_t place);
+/* What reads found is durable; before a root may free it. */
+int bad_flush(struct co *co, struct store *store);
+/* The store has failed and is quiet: finds out which blocks failed and notes them. */
+void bad_after_failure(struct co *co, struct store *store);
 
 /* ---- walk.c: the batches in the ring ---- */
 

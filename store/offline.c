@@ -79,14 +79,30 @@ const char *offline_ring_block(struct offline *o, uint64_t position)
 
 /* ---- superblocks ---- */
 
+static bool bad_list_valid(const struct superblock *sb)
+{
+	uint64_t before = 0;
+
+	if (le32_get(sb->bad_count) > ARRAY_LEN(sb->bad))
+		return false;
+	for (uint32_t i = 0; i < le32_get(sb->bad_count); i++) {
+		uint64_t place = le64_get(sb->bad[i]);
+		if (place <= before || place >= le64_get(sb->size_blocks))
+			return false;
+		before = place;
+	}
+	return true;
+}
+
 static bool geometry_valid(const struct offline *o, const struct superblock *sb)
 {
 	uint64_t ring = le64_get(sb->ring_blocks), size = le64_get(sb->size_blocks);
 
-	return ring >= 4 * BATCH_BLOCKS_MAX && ring <= RING_BLOCKS_MAX && size <= o->device_blocks &&
+	return ring >= 4 * BATCH_BLOCKS_MAX && ring <= RING_BLOCKS_MAX &&
+	       size <= o->device_blocks &&
 	       le64_get(sb->data_start) == PLACE_RING + ring + RING_TRAILER_BLOCKS &&
 	       le64_get(sb->data_start) < size && le32_get(sb->segment_blocks) == SEGMENT_BLOCKS &&
-	       le32_get(sb->bad_count) <= ARRAY_LEN(sb->bad);
+	       bad_list_valid(sb);
 }
 
 static void super_adopt(struct offline *o, const struct superblock *sb)

@@ -356,6 +356,8 @@ static void read_io_done(struct device_io *dio, int status)
 		const char *data = (const char *)job->buf + (size_t)i * BLOCK_BYTES;
 		if (status < 0 || crc32c(data, BLOCK_BYTES) != job->versions[i].crc32c)
 			read_mark_bad(job, i);
+		if (job->attempt > 0 && device_medium_error(status)) /* alone, and again */
+			bad_read(job->store, job->versions[i].place);
 	}
 	rio->busy = false;
 	job->ios_pending--;

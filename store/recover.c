@@ -142,6 +142,8 @@ static int recover_run(struct co *co, struct store *store, struct recovery *rec)
 	if (le64_get(rec->root.space.place) != 0) /* none: formatted, never checkpointed */
 		rc = space_load(co, store->space, &rec->root.space, rec->err);
 	if (rc == 0)
+		rc = bad_load(store, rec->err);
+	if (rc == 0)
 		rc = replay_load_tables(&rec->replay, &rec->root);
 	if (rc == 0)
 		rc = recover_prefix(rec);

@@ -2,18 +2,19 @@
 /*
  * The batch engine: operations that wait together become one durable write.
  *
- *   FORMED --submit--> IN FLIGHT --all I/O done (and the flush)--> DURABLE --all before it too-->
- * STABLE
+ *   FORMED --submit--> IN FLIGHT --all I/O done (and the flush)--> DURABLE --all before it too--> STABLE
  *                                                                                   |
  *                      a later durable batch carries durable_prefix >= its number --> WITNESSED
  *
- * R1 Batches get their numbers and ring positions in the order of submission, without gaps in
- * number. R2 Records take effect, and operations are answered, when their batch is stable, in order
- * (P1). PROMISE, ADOPT, LEASE and ACCEPT_LOSS are answered once witnessed: then recovery finds the
- * batch in the part that was stable, whatever else the crash took. R3 A batch is written only where
- * ring_reuse_start() allows: nothing that the durable root's recovery, or a read under way, needs
- * is overwritten. R4 A batch never straddles the ring's end. R5 One durability point per batch: a
- * DSYNC write each while there are few pieces, else plain writes and one FLUSH after all of them.
+ * R1 Batches get their numbers and ring positions in the order of submission, without gaps in number.
+ * R2 Records take effect, and operations are answered, when their batch is stable, in order (P1).
+ *    PROMISE, ADOPT, LEASE and ACCEPT_LOSS are answered once witnessed: then recovery finds the batch in the
+ *    part that was stable, whatever else the crash took.
+ * R3 A batch is written only where ring_reuse_start() allows: nothing that the durable root's
+ *    recovery, or a read under way, needs is overwritten.
+ * R4 A batch never straddles the ring's end, nor holds a block of the bad-block list.
+ * R5 One durability point per batch: a DSYNC write each while there are few pieces, else plain writes and
+ *    one FLUSH after all of them.
  * R6 Nothing here allocates: batches, I/Os and vectors are there since open.
  * R7 After a failure nothing is submitted; what is in flight ends with -EIO when its I/O has ended.
  */
@@ -40,8 +41,15 @@ uint64_t ring_used_blocks(const struct store *store)
 
 uint64_t ring_place_batch(const struct store *store, uint64_t head, uint32_t blocks)
 {
-	uint64_t room = store->ring_blocks - head % store->ring_blocks;
-	return blocks > room ? head + room : head;
+	for (;;) {
+		uint64_t room = store->ring_blocks - head % store->ring_blocks;
+		if (blocks > room)
+			head += room;
+		uint64_t next = bad_ring_skip(store, head, blocks);
+		if (next == head)
+			return head; /* bad_load() saw to it that there is such a place */
+		head = next;
+	}
 }
 
 static bool ring_has_room(const struct store *store, uint32_t blocks)

@@ -68,6 +68,8 @@ int space_alloc(struct space *space, enum space_class class, uint32_t count,
 /* Recovery: the ring refers to these; they become allocated. -EUCLEAN when outside the data area. */
 int space_claim(struct space *space, uint64_t place, uint32_t count);
 void space_cancel(struct space *space, uint64_t place, uint32_t count);
+/* Never to be handed out (again): now, or when it is given up. Counts as allocated. */
+void space_bad(struct space *space, uint64_t place);
 
 /*
  * Space that accepted work will need later (pages of deltas, destage of inline payloads): kept from

@@ -71,6 +71,7 @@ struct space {
 	struct pins pin_next, pin_this;
 	struct pins waiting; /* a durable root gave them up; reads of the last epoch may look */
 	struct pins pending; /* given up while `waiting` was not empty */
+	struct pins bad;     /* the bad-block list: once allocated, for ever */
 	bool cut;            /* between space_cut and space_root_durable */
 	uint32_t read_epoch; /* 0 or 1 */
 	uint64_t readers[2];

@@ -117,6 +117,7 @@ static void prewrite_piece(struct space *space)
 
 	pre->iov = (struct iovec){pre->zeros, MIN(PIECE_BYTES, left)};
 	pre->dio.done = prewrite_done;
+	pre->dio.expendable = true; /* W2; and the place may be in use by the time somebody looks */
 	pre->dio.io = (struct env_io){.op = ENV_IO_WRITE,
 				      .offset_bytes = (space->data_start + block) * BLOCK_BYTES,
 				      .iov = &pre->iov,

@@ -201,6 +201,7 @@ void store_info(const struct store *store, struct store_info *ret)
 	ret->io_slow = store->device.slow_count;
 	ret->replica_count = store->replica_count;
 	ret->failed = store->failed;
+	ret->bad_blocks = bad_count(store);
 }
 
 /* ---- failure ---- */
@@ -465,6 +466,7 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 	if (config->opening)
 		*config->opening = NULL;
 	if (rc < 0) {
+		bad_after_failure(co, store);
 		co_sleep(co, 0); /* what runs us may be a callback of what is freed */
 		store_free(store);
 		store_disk_close(co, env, disk);
@@ -480,12 +482,7 @@ static void close_super(struct co *co, struct store *store)
 	struct space_info info;
 	space_info(store->space, &info);
 	store->super->written_blocks_hint = le64_make(info.written_blocks);
-	block_seal(store->super, MAGIC_SUPERBLOCK, 0, 0, &store->uuid);
-	uint64_t places[] = {PLACE_SUPER_0, PLACE_RING + store->ring_blocks + 2};
-	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-		if (store_io(co, store, ENV_IO_WRITE, ENV_IO_DSYNC, places[i], store->super, 1) < 0)
-			return; /* a hint; one good copy is left, and the disk's trouble will show */
-	}
+	(void)super_write(co, store); /* a hint; the disk's trouble will show */
 }
 
 static bool store_quiet(const struct store *store)
@@ -527,7 +524,9 @@ void store_close(struct co *co, struct store *store)
 		space_prewrite_stop(co, store->space);
 	while (store->open && !(store_quiet(store) && device_idle(&store->device)))
 		co_sleep(co, DRAIN_STEP_NS);
-	if (store->open && !store->failed)
+	if (store->open && store->failed)
+		bad_after_failure(co, store);
+	else if (store->open)
 		close_super(co, store);
 	co_sleep(co, 0); /* what runs us may be a callback of what is freed */
 	store_free(store);

@@ -9,13 +9,15 @@
  *
  * Promises to the caller:
  * P1  done() of an append comes only when the entry is *stable*: durable with every batch before
- *     it, of all volumes. done() of promise, adopt, lease, accept_loss comes only when *witnessed*
- * as well. P2  After a crash at any point a replica is exactly its entries 1..L of log epoch G for
- * some L not below the last acknowledged one; P and G never go back. P3  Returned data matched its
- * crc32c; rot is -EBADMSG for that block, never zeros, never old data. P4  An I/O error on write or
- * flush fails the store (every pending and later call: -EIO) until it is opened again through
- * recovery. Nothing is retried. P5  -ENOSPC is said before anything happened. Zero (discard),
- * delete, promise, adopt and overwrites that need no new space always work.
+ *     it, of all volumes. done() of promise, adopt, lease, accept_loss comes only when *witnessed* as well.
+ * P2  After a crash at any point a replica is exactly its entries 1..L of log epoch G for some L not
+ *     below the last acknowledged one; P and G never go back.
+ * P3  Returned data matched its crc32c; rot is -EBADMSG for that block, never zeros, never old data.
+ * P4  An I/O error on write or flush fails the store (every pending and later call: -EIO) until
+ *     it is opened again through recovery. Nothing is retried. store_close() of a failed store notes the
+ *     blocks that cannot be written: the next open goes past them.
+ * P5  -ENOSPC is said before anything happened. Zero (discard), delete, promise, adopt and
+ *     overwrites that need no new space always work.
  */
 #ifndef HF_STORE_STORE_H
 #define HF_STORE_STORE_H
@@ -93,6 +95,7 @@ struct store_info {
 	uint64_t ring_blocks, ring_used_blocks;
 	uint64_t cache_bytes, delta_bytes;
 	uint32_t replica_count;
+	uint32_t bad_blocks; /* on the bad-block list */
 	bool failed;
 	/* counters since open */
 	uint64_t batches, batches_inline, records, payload_blocks, pieces, checkpoints;

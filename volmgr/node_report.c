@@ -44,6 +44,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 	counter_set(arena, out, "read_blocks", info->read_blocks);
 	counter_set(arena, out, "crc_errors", info->crc_errors);
 	counter_set(arena, out, "io_slow", info->io_slow);
+	counter_set(arena, out, "bad_blocks", info->bad_blocks);
 	return out;
 }
 
@@ -175,6 +176,7 @@ static const struct metric_desc store_descs[STORE_METRICS] = {
 	{"holdfast_store_crc_errors_total", "Blocks whose checksum was wrong", METRIC_COUNTER,
 	 false},
 	{"holdfast_store_io_slow_total", "Device operations that were slow", METRIC_COUNTER, false},
+	{"holdfast_store_bad_blocks", "Blocks on the bad-block list", METRIC_GAUGE, false},
 };
 static const struct metric_desc node_descs[NODE_METRICS] = {
 	{"holdfast_node_connections", "Connections", METRIC_GAUGE, false},
@@ -221,6 +223,7 @@ static void store_metrics_update(struct role_store *rs)
 		info->read_blocks,
 		info->crc_errors,
 		info->io_slow,
+		info->bad_blocks,
 	};
 	for (uint32_t i = 0; i < STORE_METRICS; i++)
 		metric_set(&rs->metrics[i], (int64_t)values[i]);

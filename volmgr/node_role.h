@@ -12,7 +12,7 @@
 
 #define NODE_ROLE_STORES_MAX   16
 #define NODE_ROLE_REPLICAS_MAX 8192 /* in one report */
-#define STORE_METRICS          12
+#define STORE_METRICS          13
 #define NODE_METRICS           7
 
 struct node_options {
