@@ -405,7 +405,8 @@ static void prepare(struct member *m)
 	m->streaming = false;
 	m->promised = m->bulk_ready = false;
 	peer_session_renew(&m->session);
-	member_state(m, REPLICA_PREPARING, "asking for its promise");
+	if (m->state != REPLICA_LOST) /* lost stays lost until it answers */
+		member_state(m, REPLICA_PREPARING, "asking for its promise");
 	prepare_send(m, WIRE_KIND_CLIENT, prepare_done);
 }
 

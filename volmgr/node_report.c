@@ -15,6 +15,22 @@ static void counter_set(struct arena *arena, Holdfast__V1__StoreInfo *out, const
 	out->counters[out->n_counters++] = counter;
 }
 
+/* Why it is not ok, and what happens next. */
+static char *store_reason(const struct role_store *rs, struct arena *arena)
+{
+	uint64_t retry_ns = node_store_retry_ns(rs), now_ns = env_now_ns(rs->role->daemon->env);
+	if (!rs->is_failed)
+		return arena_copy(arena, "");
+	if (rs->is_busy)
+		return arena_text(arena, "%s; %s now", rs->reason,
+				  rs->is_closing ? "its I/O is awaited" : "it is opened again");
+	if (retry_ns == 0)
+		return arena_copy(arena, rs->reason);
+	return arena_text(
+		arena, "%s; it is opened again in %lu s", rs->reason,
+		(unsigned long)(retry_ns > now_ns ? (retry_ns - now_ns) / 1000000000 : 0));
+}
+
 static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena *arena)
 {
 	if (rs->store != NULL && !rs->is_failed)
@@ -25,7 +41,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 		uuid_is_zero(&info->uuid) ? arena_copy(arena, "") : arena_uuid(arena, &info->uuid);
 	out->path = arena_copy(arena, rs->path);
 	out->state = arena_copy(arena, rs->is_failed ? "failed" : "ok");
-	out->reason = arena_copy(arena, rs->is_failed ? rs->reason : "");
+	out->reason = store_reason(rs, arena);
 	out->capacity_bytes = info->capacity_blocks * BLOCK_BYTES;
 	out->used_bytes = info->used_blocks * BLOCK_BYTES;
 	out->reserved_bytes = info->reserved_blocks * BLOCK_BYTES;
