@@ -109,9 +109,8 @@ const struct cli_verb cli_verbs[] = {
 	{"store dump", "PATH", "print what a store that no daemon has open holds, as text",
 	 "Reads only: superblock, roots, volumes, uncommitted tail, ring records.", NULL, 1, 1,
 	 verb_store_dump},
-	{"store accept-loss", "PATH VOLUME",
-	 "give up what rot took from a replica that has no other copy",
-	 "On a store that no daemon has open. VOLUME is a uuid, or a name when the manager "
+	{"store accept-loss", "PATH VOL", "give up what rot took from the last copy",
+	 "On a store that no daemon has open. VOL is a uuid, or a name when the manager "
 	 "answers.\n"
 	 "Names what may be missing and does nothing more without --yes. Repeating is harmless.",
 	 options_yes, 2, 2, verb_store_accept_loss},

@@ -145,11 +145,15 @@ static int loss_print(const struct cli *cli, const struct loss *loss)
 			loss->accepted, "last_seq", (json_int_t)info->last_seq, "suspect_after",
 			(json_int_t)info->suspect_after, "suspect_until",
 			(json_int_t)MIN(info->suspect_until, (uint64_t)INT64_MAX)));
-	if (!loss->accepted)
+	if (!loss->accepted) {
 		printf("volume %s: nothing is missing here\n", uuid);
-	else
-		printf("volume %s: gave up %s; it ends at entry %llu now\n", uuid,
-		       loss_text(info, text, sizeof(text)), (unsigned long long)info->last_seq);
+		return CLI_OK;
+	}
+	printf("volume %s: gave up %s; it ends at entry %llu now\n", uuid,
+	       loss_text(info, text, sizeof(text)), (unsigned long long)info->last_seq);
+	fprintf(stderr,
+		"Start the node. If the volume is exported, unexport it and export it again: a\n"
+		"client must not see its disk go back.\n");
 	return CLI_OK;
 }
 

@@ -88,7 +88,7 @@ static void replica_of_node(const struct manager_volume *volume, const struct ma
 		state = "lost";
 		note = "its store does not have it";
 	} else if (listed != NULL) {
-		state = listed->state;
+		state = strcmp(listed->state, "suspect") == 0 ? "suspect" : "idle";
 		note = listed->note;
 	}
 	out->state = arena_copy(arena, state);
@@ -115,6 +115,10 @@ static Holdfast__V1__ReplicaInfo *status_replica(struct manager *m,
 			replica_position(out, listed);
 		if (listed != NULL && strcmp(out->state, "suspect") == 0 && listed->note[0] != '\0')
 			out->note = listed->note; /* the node knows the entries and the store */
+		if (strcmp(out->state, "lost") == 0 && node != NULL && node->record.online &&
+		    store_has_failed(node, &member->store_uuid))
+			out->note =
+				arena_copy(arena, "its store has failed: 'store list' says why");
 	}
 	out->replica_uuid = uuid;
 	out->volume = arena_copy(arena, volume->record.name);

@@ -118,7 +118,8 @@ static char *suspect_note(struct replica_walk *walk, const struct store_replica_
 	return arena_text(
 		walk->arena,
 		"rot took %s of its log; another copy brings them back; if there is none, "
-		"stop the node, run 'holdfast store accept-loss %s %s' and start it again",
+		"stop the node, run 'holdfast store accept-loss %s %s', start it again, and "
+		"unexport and export the volume",
 		range, walk->rs->path, uuid);
 }
 

@@ -24,6 +24,8 @@
 #define PAUSE_MIN_NS 1000000000ull
 #define PAUSE_MAX_NS 60000000000ull
 #define WELL_NS      60000000000ull
+#define LOCK_WAIT_NS 2000000000ull
+#define LOCK_STEP_NS 20000000ull
 
 /* ---- one store ---- */
 
@@ -48,8 +50,6 @@ static int store_open_one(struct co *co, struct role_store *rs, struct err *err)
 		rs->store = NULL;
 		rs->is_final = rc == -EUCLEAN || rc == -EPROTO;
 		store_fail_note(rs, err_text(err));
-		log_event(LOG_ERROR, "node", "store_open_failed", "path=%s final=%s error=%s",
-			  LOG_Q(rs->path), rs->is_final ? "yes" : "no", LOG_Q(err_text(err)));
 		return rc;
 	}
 	rs->is_failed = false;
@@ -60,6 +60,12 @@ static int store_open_one(struct co *co, struct role_store *rs, struct err *err)
 		  "path=%s replicas=%u incarnation=%lu bad_blocks=%u", LOG_Q(rs->path),
 		  rs->last.replica_count, (unsigned long)rs->last.incarnation, rs->last.bad_blocks);
 	return 0;
+}
+
+static void store_open_say(const struct role_store *rs)
+{
+	log_event(LOG_ERROR, "node", "store_open_failed", "path=%s final=%s error=%s",
+		  LOG_Q(rs->path), rs->is_final ? "yes" : "no", LOG_Q(rs->reason));
 }
 
 static void store_serve(struct role_store *rs)
@@ -88,7 +94,9 @@ static void reopen_job(struct co *co, void *arg)
 {
 	struct role_store *rs = arg;
 	struct err err = {0};
-	if (!rs->role->is_stopping && store_open_one(co, rs, &err) == 0 && !rs->role->is_stopping)
+	if (!rs->role->is_stopping && store_open_one(co, rs, &err) < 0)
+		store_open_say(rs);
+	else if (!rs->role->is_stopping)
 		store_serve(rs);
 	if (rs->role->is_stopping && rs->store != NULL)
 		store_shut(co, rs);
@@ -163,7 +171,16 @@ static void open_job(struct co *co, void *arg)
 	struct role_store *rs = arg;
 	struct node_role *role = rs->role;
 	struct err err = {0};
-	if (store_open_one(co, rs, &err) < 0 && role->open_err.code == 0)
+	/* A process that was killed holds its lock until the kernel has ended its I/O. */
+	uint64_t until_ns = env_now_ns(role->daemon->env) + LOCK_WAIT_NS;
+	int rc = store_open_one(co, rs, &err);
+	while (rc == -EBUSY && env_now_ns(role->daemon->env) < until_ns) {
+		co_sleep(co, LOCK_STEP_NS);
+		rc = store_open_one(co, rs, &err);
+	}
+	if (rc < 0)
+		store_open_say(rs);
+	if (rc < 0 && role->open_err.code == 0)
 		role->open_err = err;
 	rs->is_busy = false;
 	for (uint32_t i = 0; i < role->store_count; i++)

@@ -139,6 +139,18 @@ t_open_again() {
 is_well() {
 	hf volume show one -o json | jq -e '.conditions == [] and .replica[0].state == "primary"'
 }
+has_process() {
+	[[ $(hf node list -o json | jq '.items[0].pid') -gt 0 ]]
+}
+t_lock() { # as of a process that was killed and is not gone yet
+	local starter
+	hf node stop n1 && exec 9<"$image" && flock -x 9 || return 1
+	hf node start n1 9<&- &
+	starter=$!
+	poll 10 has_process
+	exec 9<&-
+	wait "$starter"
+}
 t_lost() { # both copies of both roots
 	local ring place
 	hf node stop n1 && ring=$(hf store dump "$image" | grep -o -m 1 'ring_blocks=[0-9]*') || return 1
@@ -156,6 +168,7 @@ check an_export_does_not_open_it t_not_opened_by_export
 check what_would_be_given_up_is_named t_named_and_refused
 check is_given_up_once t_accepted
 check is_its_entries_before_the_rot t_open_again
+check a_node_waits_for_the_lock_of_its_predecessor t_lock
 check a_lost_store_says_what_to_do t_lost
 echo "$passed passed, $failed failed"
 [[ $failed == 0 ]]
