@@ -8,8 +8,9 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 bin=${OUT:-build}
-command -v nbdkit nbdfuse fio >/dev/null && nbdkit error --dump-plugin >/dev/null 2>&1 ||
-	nbdkit --filter=error null --dump-plugin >/dev/null 2>&1 || { echo "no nbdkit or nbdfuse"; exit 77; }
+[[ -w /dev/fuse ]] && command -v nbdfuse fio fusermount3 >/dev/null &&
+	nbdkit --filter=error null --dump-plugin >/dev/null 2>&1 ||
+	{ echo "needs /dev/fuse, nbdkit, nbdfuse, fusermount3 and fio"; exit 77; }
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-store-XXXXXX") || exit 1
 image=$dir/c/n1/store0.img
 passed=0 failed=0 kit= fuse= fio_pid=
