@@ -9,8 +9,8 @@
  *   repair frees it -> superblock before the root that frees it
  *
  * R1 Trying a block writes zeros to it. That is safe: a write that failed went to a place that neither a durable
- *    root, nor a stable batch, nor anything acknowledged refers to (internal.h, S1 and R3 of ring.c), and after
- *    it nothing more was submitted. The prewriter's failures do not count: its places may be in use since.
+ *    root, nor a stable batch, nor anything acknowledged refers to (S1 of space.h, R3 of ring.c), and the store has
+ *    failed with it (V3 of device.c), so nothing was given that place since. The prewriter's failures do not count: its places may be in use since.
  * R2 The list is a help, not a truth that safety hangs on: a crash before it is durable loses the note, the
  *    store runs into the place again, fails again, and notes it then. Nothing acknowledged is ever there.
  * R3 The list only grows. The superblock's copies are written one after the other, each durable before the

@@ -5,6 +5,8 @@
  * V1 `active` is in order of submission, so in order of age: the watch looks from its front and stops at the
  *    first that is young. The timer runs only while there is I/O.
  * V2 An I/O leaves `active` before its owner hears of it: the owner may submit it again.
+ * V3 The store has failed before the owner of a failed write hears of it: no place of such a write is given to
+ *    anybody else (bad.c tries it with zeros).
  */
 #include "store/device.h"
 
@@ -26,30 +28,26 @@ static void device_timer_fire(struct env_timer *timer)
 		return;
 	list_for_each (link, &device->active) {
 		struct device_io *dio = CONTAINER_OF(link, struct device_io, link);
-		if (now_ns - dio->since_ns < device->slow_ns)
+		if (now_ns - dio->since_ns < device->watch.slow_ns)
 			break;
 		device->slow_count += !dio->slow;
 		dio->slow = true;
 	}
 	env_timer_after(device->env, timer, WATCH_PERIOD_NS);
 	struct device_io *oldest = CONTAINER_OF(device->active.next, struct device_io, link);
-	if (now_ns - oldest->since_ns >= device->fail_ns)
-		device->late(device->ctx);
+	if (now_ns - oldest->since_ns >= device->watch.fail_ns)
+		device->watch.late(device->watch.ctx);
 }
 
-void device_watch(struct device *device, uint64_t slow_ns, uint64_t fail_ns,
-		  void (*late)(void *ctx), void *ctx)
+void device_watch(struct device *device, const struct device_watch *watch)
 {
-	device->slow_ns = slow_ns;
-	device->fail_ns = fail_ns;
-	device->ctx = ctx;
-	device->late = late;
+	device->watch = *watch;
 	device->timer.fire = device_timer_fire;
 }
 
 void device_watch_stop(struct device *device)
 {
-	device->late = NULL;
+	device->watch.late = NULL;
 	if (device->env)
 		env_timer_cancel(device->env, &device->timer);
 }
@@ -59,18 +57,26 @@ bool device_medium_error(int status)
 	return status == -EIO || status == -ENODATA || status == -EREMOTEIO;
 }
 
-static void device_end(struct device *device, struct device_io *dio, int status)
+static void device_note(struct device *device, const struct env_io *io)
 {
-	const struct env_io *io = &dio->io;
-	list_remove(&dio->link); /* V2 */
-	if (io->op != ENV_IO_WRITE || dio->expendable || !device_medium_error(status) ||
-	    device->failed_count == DEVICE_FAILED_MAX)
-		return;
 	size_t bytes = 0;
+	if (device->failed_count == DEVICE_FAILED_MAX)
+		return;
 	for (uint32_t i = 0; i < io->iov_count; i++)
 		bytes += io->iov[i].iov_len;
 	device->failed[device->failed_count++] = (struct device_range){
 		io->offset_bytes / BLOCK_BYTES, (uint32_t)(bytes / BLOCK_BYTES)};
+}
+
+static void device_end(struct device *device, struct device_io *dio, int status)
+{
+	list_remove(&dio->link); /* V2 */
+	if (status == 0 || dio->io.op == ENV_IO_READ || dio->expendable)
+		return;
+	if (dio->io.op == ENV_IO_WRITE && device_medium_error(status))
+		device_note(device, &dio->io);
+	if (device->watch.broken) /* V3 */
+		device->watch.broken(device->watch.ctx, dio->io.op, status);
 }
 
 static void device_begin(struct device *device, struct device_io *dio)
@@ -79,7 +85,7 @@ static void device_begin(struct device *device, struct device_io *dio)
 	dio->since_ns = env_now_ns(device->env);
 	dio->slow = false;
 	list_push_back(&device->active, &dio->link);
-	if (device->late && !env_timer_armed(&device->timer))
+	if (device->watch.late && !env_timer_armed(&device->timer))
 		env_timer_after(device->env, &device->timer, WATCH_PERIOD_NS);
 }
 

@@ -20,14 +20,23 @@ struct device_range {
 };
 #define DEVICE_FAILED_MAX 32u
 
+/*
+ * Who is told. late() comes from a timer, again and again while an I/O is beyond fail_ns.
+ * broken() comes when a write or flush failed, before its owner hears of it.
+ */
+struct device_watch {
+	uint64_t slow_ns, fail_ns;
+	void (*late)(void *ctx);
+	void (*broken)(void *ctx, enum env_io_op op, int status);
+	void *ctx;
+};
+
 struct device {
 	struct env *env;
 	struct env_disk *disk;
 	struct list active; /* device_io under way, oldest first */
 	struct env_timer timer;
-	uint64_t slow_ns, fail_ns;
-	void (*late)(void *ctx); /* NULL: nobody watches */
-	void *ctx;
+	struct device_watch watch; /* late NULL: nobody watches */
 	uint64_t slow_count;
 	struct device_range
 		failed[DEVICE_FAILED_MAX]; /* the first ones; others will tell another time */
@@ -43,16 +52,14 @@ struct device_io {
 	struct list link;
 	uint64_t since_ns;
 	bool slow; /* counted */
-	bool expendable; /* the owner's: a failure of this write is not noted in failed[] */
+	bool expendable; /* the owner's: when this write fails nothing is noted, and nobody told */
 };
 
 /* The medium itself, not the way to it: EIO, or what Linux makes of an unreadable sector. */
 bool device_medium_error(int status);
 void device_init(struct device *device, struct env *env, struct env_disk *disk);
-/* Watches from now on. late() comes from a timer, again and again while an I/O is beyond fail_ns.
- */
-void device_watch(struct device *device, uint64_t slow_ns, uint64_t fail_ns,
-		  void (*late)(void *ctx), void *ctx);
+/* Watches from now on. */
+void device_watch(struct device *device, const struct device_watch *watch);
 /* No timer after this. */
 void device_watch_stop(struct device *device);
 void device_submit(struct device *device, struct device_io *dio);

@@ -248,6 +248,11 @@ void store_fail(struct store *store, int status, const char *what)
 	env_timer_after(store->env, &store->fail_timer, 0);
 }
 
+static void store_broken(void *ctx, enum env_io_op op, int status)
+{
+	store_fail(ctx, status, op == ENV_IO_FLUSH ? "a flush" : "a write");
+}
+
 static void store_late(void *ctx)
 {
 	store_fail(ctx, -ETIMEDOUT, "an I/O took longer than its deadline");
@@ -450,7 +455,11 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 	store->disk = disk;
 	store->config = *config;
 	device_init(&store->device, env, disk);
-	device_watch(&store->device, config->io_slow_ns, config->io_fail_ns, store_late, store);
+	device_watch(&store->device, &(struct device_watch){.slow_ns = config->io_slow_ns,
+							    .fail_ns = config->io_fail_ns,
+							    .late = store_late,
+							    .broken = store_broken,
+							    .ctx = store});
 	store_init_lists(store);
 	if (config->opening)
 		*config->opening = store;
@@ -461,7 +470,7 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 		rc = store_open_disk(co, store, err);
 	if (rc == 0)
 		rc = store_begin(store);
-	if (rc < 0 && store->failed)
+	if (rc < 0 && store->failed_status == -ETIMEDOUT)
 		rc = err_set(err, store->failed_status, "%s", store->failed_what);
 	if (config->opening)
 		*config->opening = NULL;

@@ -138,12 +138,14 @@ int super_write(struct co *co, struct store *store)
 	int good = 0, rc = 0;
 	sb->update = le64_make(le64_get(sb->update) + 1);
 	block_seal(sb, MAGIC_SUPERBLOCK, 0, 0, &store->uuid);
+	store->checkpoint.dio.expendable = true; /* one copy is enough */
 	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
 		int status =
 			store_io_always(co, store, ENV_IO_WRITE, ENV_IO_DSYNC, places[i], sb, 1);
 		good += status == 0;
 		rc = status < 0 ? status : rc;
 	}
+	store->checkpoint.dio.expendable = false;
 	return good > 0 ? 0 : rc;
 }
 
