@@ -326,3 +326,20 @@ TEST(store_bad, a_block_that_cannot_be_read_is_repaired_elsewhere_and_never_used
 	free(good);
 	rig_destroy(rig);
 }
+
+TEST(store_bad, one_superblock_copy_is_enough_to_note_a_block_while_the_store_runs)
+{
+	struct rig *rig = rig_start(1);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 20), 0);
+	store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	block_spoil(rig, ENV_IO_READ, place_of_block(rig), 1);
+	block_spoil(rig, ENV_IO_WRITE, PLACE_SUPER_0, 1);
+	CHECK_EQ(rig_read(rig, 0, 0, 1), -EBADMSG);
+	CHECK_EQ(rig_checkpoint(rig), 0);
+	CHECK_EQ(rig->failed_count, 0);
+	rig_crash(rig, SIM_KILL_POWER);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK_EQ(bad_blocks(rig), 1);
+	rig_destroy(rig);
+}
