@@ -175,6 +175,7 @@ int verb_replica_verify(struct cli *cli);
 int verb_store_format(struct cli *cli);
 int verb_store_check(struct cli *cli);
 int verb_store_dump(struct cli *cli);
+int verb_store_accept_loss(struct cli *cli);
 int verb_store_list(struct cli *cli);
 int verb_events(struct cli *cli);
 int verb_config_check(struct cli *cli);

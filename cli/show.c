@@ -31,6 +31,7 @@ const struct cli_column columns_store[] = {
 	{"TYPE", "type", COLUMN_TEXT, false},
 	{"PATH", "path", COLUMN_TEXT, false},
 	{"UUID", "uuid", COLUMN_TEXT, true},
+	{"REASON", "reason", COLUMN_TEXT, false},
 	{0},
 };
 const struct cli_column columns_replica[] = {
@@ -120,8 +121,9 @@ json_t *store_json(const Holdfast__V1__StoreInfo *s, const char *node)
 	for (size_t i = 0; i < s->n_counters; i++)
 		json_object_set_new(counters, s->counters[i]->name,
 				    json_integer((json_int_t)s->counters[i]->value));
-	return json_pack("{ss ss ss ss ss sI sI sI sI sI sI so}", "node", node, "uuid", s->uuid,
-			 "path", s->path, "type", s->type, "state", s->state, "capacity",
+	return json_pack("{ss ss ss ss ss ss sI sI sI sI sI sI so}", "node", node, "uuid", s->uuid,
+			 "path", s->path, "type", s->type, "state", s->state, "reason", s->reason,
+			 "capacity",
 			 (json_int_t)s->capacity_bytes, "used", (json_int_t)s->used_bytes,
 			 "reserved", (json_int_t)s->reserved_bytes, "replica_count",
 			 (json_int_t)s->replica_count, "incarnation", (json_int_t)s->incarnation,

@@ -125,6 +125,11 @@ const struct cli_verb cli_verbs[] = {
 	{"store dump", "PATH", "print what a store that no daemon has open holds, as text",
 	 "Reads only: superblock, roots, volumes, uncommitted tail, ring records.", NULL, 1, 1,
 	 verb_store_dump},
+	{"store accept-loss", "PATH VOL", "give up what rot took from the last copy",
+	 "On a store that no daemon has open. VOL is a uuid, or a name when the manager "
+	 "answers.\n"
+	 "Names what may be missing and does nothing more without --yes. Repeating is harmless.",
+	 options_yes, 2, 2, verb_store_accept_loss},
 	{"store list", "", "stores of all nodes", NULL, NULL, 0, 0, verb_store_list},
 	{"events", "", "what happened, oldest first", NULL, options_events, 0, 0, verb_events},
 	{"config check", "FILE", "check a daemon's configuration file", NULL, options_config, 1, 1,

@@ -216,6 +216,20 @@ int verb_volume_unexport(struct cli *cli)
 	return CLI_OK;
 }
 
+/* Why a volume does not open, as far as the manager knows. */
+static void conditions_hint(struct cli *cli)
+{
+	ProtobufCMessage *reply;
+	struct err err = {0};
+
+	if (call_by_name(cli, "VolumeGet", &reply, &err) < 0)
+		return; /* the error that brought us here is the one to tell */
+	const Holdfast__V1__VolumeInfo *info = (const Holdfast__V1__VolumeInfo *)reply;
+	for (size_t i = 0; i < info->n_conditions; i++)
+		fprintf(stderr, "holdfast: volume '%s': %s\n", info->name, info->conditions[i]);
+	rpc_message_free(reply);
+}
+
 int verb_volume_export(struct cli *cli)
 {
 	Holdfast__V1__VolumeExportRequest request = HOLDFAST__V1__VOLUME_EXPORT_REQUEST__INIT;
@@ -230,8 +244,11 @@ int verb_volume_export(struct cli *cli)
 	request.listen = (char *)(listen ? listen : "");
 	request.gateway = (char *)(gateway ? gateway : "");
 	request.read_only = cli_value(cli, "read-only") != NULL;
-	if (cli_call(cli, "VolumeExport", &request.base, &reply, &err) < 0)
+	if (cli_call(cli, "VolumeExport", &request.base, &reply, &err) < 0) {
+		if (err.code == -ETIMEDOUT)
+			conditions_hint(cli);
 		return cli_call_failed(cli, &err);
+	}
 	const Holdfast__V1__ExportInfo *info = (void *)reply;
 	if (cli->format == CLI_JSON) {
 		(void)cli_print_json(export_json(info));

@@ -320,7 +320,11 @@ static void promised(struct member *m)
 		m->acked_seq = m->last_seq;
 		m->acked_max = MAX(m->acked_max, m->last_seq);
 	}
-	member_state(m, REPLICA_SYNCING, m->refill ? "holds less than it acknowledged" : "promised");
+	member_state(
+		m, REPLICA_SYNCING,
+		m->suspect  ? "rot in its log: it does not count until a whole copy brings the rest"
+		: m->refill ? "holds less than it acknowledged"
+			    : "promised");
 	coordinator_wake_opener(co);
 	if (co->open || co->open_source != NULL)
 		sync_start(m);
@@ -404,7 +408,8 @@ static void prepare(struct member *m)
 	m->streaming = false;
 	m->promised = m->bulk_ready = false;
 	peer_session_renew(&m->session);
-	member_state(m, REPLICA_PREPARING, "asking for its promise");
+	if (m->state != REPLICA_LOST) /* lost stays lost until it answers */
+		member_state(m, REPLICA_PREPARING, "asking for its promise");
 	prepare_send(m, WIRE_KIND_CLIENT, prepare_done);
 }
 
@@ -844,12 +849,14 @@ void coordinator_info(const struct coordinator *co, struct coordinator_info *ret
 			.primary = m->state == REPLICA_LIVE && !primary,
 			.log_epoch = m->adopted ? co->epoch : m->log_epoch,
 			.last_seq = m->adopted ? m->acked_seq : m->last_seq,
-			.commit_seq = MIN(co->commit_seq, m->adopted ? m->acked_seq : m->commit_seq),
+			.commit_seq =
+				MIN(co->commit_seq, m->adopted ? m->acked_seq : m->commit_seq),
 			.resync_bytes = m->resync_bytes,
 			.resync_chunks_done = m->resync_chunks_done,
 			.resync_chunks_total = m->resync_chunks_total,
 			.resync_bytes_last = m->resync_bytes_last,
 			.free_blocks = m->free_blocks,
+			.suspect = m->suspect && !m->adopted,
 		};
 		primary = primary || r->primary;
 		r->lag_entries = co->last_seq > r->last_seq ? co->last_seq - r->last_seq : 0;

@@ -129,6 +129,7 @@ struct coordinator_replica_info {
 	uint64_t resync_bytes, resync_chunks_done, resync_chunks_total; /* current or last resync */
 	uint64_t resync_bytes_last; /* moved by the last finished one */
 	uint64_t free_blocks;
+	bool suspect;  /* rot in its log: it votes no absence and is no source */
 	char note[96]; /* why it is not live */
 };
 struct coordinator_info {

@@ -49,7 +49,9 @@ static bool lease_holds(const struct coordinator *co)
 		if (!m->info.voter)
 			continue;
 		voters++;
-		granted += m->promised && m->peer != NULL && peer_lease_until_ns(m->peer) > now_ns;
+		/* After an error of its stream nobody knows what its node still honours. */
+		granted += m->promised && m->stream_error == 0 && m->peer != NULL &&
+			   peer_lease_until_ns(m->peer) > now_ns;
 	}
 	return granted >= voters - co->quorum + 1;
 }

@@ -323,7 +323,6 @@ int node_create(struct env *env, const struct node_config *config, struct node *
 	node->env = env;
 	node->config = *config;
 	node->boot_id = env_random(env) | 1;
-	node->started_ns = env_now_ns(env);
 	node->wait_timer.fire = wait_fire;
 	list_init(&node->conns);
 	list_init(&node->replicas);
@@ -346,6 +345,7 @@ int node_add_store(struct node *node, struct store *store, struct err *err)
 {
 	if (node->store_count == NODE_STORES_MAX)
 		return err_set(err, -ENOSPC, "a node serves at most %u stores", NODE_STORES_MAX);
+	node->stores_added_ns[node->store_count] = env_now_ns(node->env);
 	node->stores[node->store_count++] = store;
 	return 0;
 }
@@ -356,13 +356,14 @@ void node_remove_store(struct node *node, struct store *store)
 		struct node_replica *nr = CONTAINER_OF(n, struct node_replica, link);
 		if (nr->store == store) {
 			nr->deleting = true;
-			node_replica_fence(nr, UINT64_MAX);
+			node_replica_fence(nr, UINT64_MAX, -EIO);
 			node_replica_drop(nr);
 		}
 	}
 	for (uint32_t i = 0; i < node->store_count; i++) {
 		if (node->stores[i] == store) {
 			node->stores[i] = node->stores[--node->store_count];
+			node->stores_added_ns[i] = node->stores_added_ns[node->store_count];
 			return;
 		}
 	}

@@ -108,9 +108,9 @@ struct node {
 	struct node_config config;
 	struct env_listener *listener;
 	struct store *stores[NODE_STORES_MAX];
+	uint64_t stores_added_ns[NODE_STORES_MAX];
 	uint32_t store_count;
 	uint64_t boot_id;
-	uint64_t started_ns;
 	struct list conns;
 	uint32_t conn_count;
 	struct list replicas;
@@ -148,7 +148,7 @@ void node_lease(struct node_conn *conn, const struct link_frame *frame);
 void node_sessions_end(struct node_conn *conn, bool clean);
 void node_session_unref(struct node_session *session);
 /* Ends every session of a replica (delete, store gone). */
-void node_replica_fence(struct node_replica *nr, uint64_t below_epoch);
+void node_replica_fence(struct node_replica *nr, uint64_t below_epoch, int status);
 void node_replica_drop(struct node_replica *nr);
 void node_ack_later(struct node_session *session);
 /* One of session->appends has ended. */

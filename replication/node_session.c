@@ -23,13 +23,13 @@
 /* ---- replicas ---- */
 
 static struct store_replica *find_in_stores(struct node *node, const struct uuid *volume_uuid,
-					    uint32_t shard, struct store **ret_store)
+					    uint32_t shard, uint32_t *ret_index)
 {
 	for (uint32_t i = 0; i < node->store_count; i++) {
 		struct store_replica *replica =
 			store_replica_find(node->stores[i], volume_uuid, shard);
 		if (replica != NULL) {
-			*ret_store = node->stores[i];
+			*ret_index = i;
 			return replica;
 		}
 	}
@@ -39,8 +39,8 @@ static struct store_replica *find_in_stores(struct node *node, const struct uuid
 struct node_replica *node_replica_find(struct node *node, const struct uuid *volume_uuid,
 				       uint32_t shard)
 {
-	struct store *store = NULL;
-	struct store_replica *replica = find_in_stores(node, volume_uuid, shard, &store);
+	uint32_t index = 0;
+	struct store_replica *replica = find_in_stores(node, volume_uuid, shard, &index);
 	if (replica == NULL)
 		return NULL;
 	list_for_each (n, &node->replicas) {
@@ -54,14 +54,15 @@ struct node_replica *node_replica_find(struct node *node, const struct uuid *vol
 		return NULL;
 	struct store_replica_info info;
 	store_replica_info(replica, &info);
-	nr->store = store;
+	nr->store = node->stores[index];
 	nr->replica = replica;
 	nr->volume_uuid = *volume_uuid;
 	nr->promising = info.promised;
 	list_init(&nr->sessions);
-	/* A lease of an earlier boot may still be out: it was granted before we started. */
+	/* A lease of an earlier boot, or of an earlier life of the store, may still be out: it was granted
+	 * before the store came to us. */
 	if (info.lease_term_ns > 0)
-		nr->lease_block_ns = node->started_ns + info.lease_term_ns;
+		nr->lease_block_ns = node->stores_added_ns[index] + info.lease_term_ns;
 	list_push_back(&node->replicas, &nr->link);
 	return nr;
 }
@@ -190,7 +191,8 @@ static void fence_sent(struct link_send *send, int status)
 }
 
 /* Told at once, in stream order, before any later lease grant on this connection. */
-static void session_fence(struct node_session *session)
+/* status: what the coordinator is told; ESTALE ends it, EIO only this replica of it. */
+static void session_fence(struct node_session *session, int status)
 {
 	if (session->fenced)
 		return;
@@ -201,7 +203,7 @@ static void session_fence(struct node_session *session)
 	session->fence_ack_body = (struct wire_ack){
 		.epoch = le64_make(session->epoch),
 		.last_seq = le64_make(session->acked_seq),
-		.status = le32_make(WIRE_ESTALE),
+		.status = le32_make(wire_status_from(status)),
 	};
 	session->ops++;
 	session->fence_ack.header = (struct wire_header){
@@ -216,12 +218,12 @@ static void session_fence(struct node_session *session)
 	link_send(session->conn->io, &session->fence_ack);
 }
 
-void node_replica_fence(struct node_replica *nr, uint64_t below_epoch)
+void node_replica_fence(struct node_replica *nr, uint64_t below_epoch, int status)
 {
 	list_for_each_safe (n, &nr->sessions) {
 		struct node_session *session = CONTAINER_OF(n, struct node_session, replica_link);
 		if (session->epoch < below_epoch && !session->dead)
-			session_fence(session);
+			session_fence(session, status);
 	}
 }
 
@@ -437,7 +439,7 @@ static void prepare_try(struct node_op *op)
 		return;
 	}
 	nr->promising = epoch;
-	node_replica_fence(nr, epoch);
+	node_replica_fence(nr, epoch, -ESTALE);
 	uint64_t until_ns = lease_block_ns(nr, epoch);
 	if (until_ns > env_now_ns(node->env)) {
 		op->wait_until_ns = until_ns;

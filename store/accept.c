@@ -216,6 +216,16 @@ static int append_check_head(const struct store_replica *r, const struct log_ent
 	return append_check_range(e, r->issued.size_blocks);
 }
 
+/* What is given up must be what was shown, and a map that is damaged cannot be given up by a
+ * record. */
+static int accept_loss(const struct store_replica *r, const struct store_accept_loss *loss)
+{
+	if (!r->suspect || loss->suspect_after != r->suspect_after ||
+	    loss->suspect_until != r->suspect_until)
+		return -ESTALE;
+	return r->lost || r->suspect_after < r->head.last_seq ? -EUCLEAN : 0;
+}
+
 static int append_check_shadow(const struct store_replica *r, const struct log_entry *e)
 {
 	if (!r->issued.shadow || r->issued.shadow_epoch != e->epoch ||
@@ -567,6 +577,8 @@ static int accept_one(struct store *store, struct store_op *op)
 		return accept_shadow_drop(op);
 	case OP_FILL:
 		return accept_fill(store, op);
+	case OP_ACCEPT_LOSS:
+		return accept_loss(op->replica, CONTAINER_OF(op, struct store_accept_loss, op));
 	case OP_LEASE:
 	case OP_REPAIR:
 		return 0;

@@ -2,11 +2,11 @@
 /*
  * Parallel I/O for coroutines.
  *
- * An env_io lives in a slot of the batch, never on a stack. The coroutine suspends only inside
+ * A device_io lives in a slot of the batch, never on a stack. The coroutine suspends only inside
  * batch_io_submit() (no slot free) and batch_io_wait(); a completion resumes it only when the
  * condition it waits for holds.
  *
- * I1  in_flight counts slots that the env holds; busy slots are never reused.
+ * I1  in_flight counts slots that the device holds; busy slots are never reused.
  * I2  A writer's run is contiguous on disk and in memory; its buffer is one of a ring of RUNS,
  * taken again only when the batch has at most RUNS - 1 writes in flight *and* that slot's write is
  * done.
@@ -41,7 +41,7 @@ void lazy_clear(void *memory, size_t bytes)
 /* ---- batch ---- */
 
 struct slot {
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	struct batch_io *batch;
 	int *status;
@@ -49,8 +49,7 @@ struct slot {
 };
 
 struct batch_io {
-	struct env *env;
-	struct env_disk *disk;
+	struct device *device;
 	struct co *waiter;
 	uint32_t waiter_limit; /* resume when in_flight is at most this */
 	uint32_t in_flight;
@@ -61,13 +60,12 @@ struct batch_io {
 	struct slot slots[];
 };
 
-struct batch_io *batch_io_create(struct env *env, struct env_disk *disk, uint32_t depth)
+struct batch_io *batch_io_create(struct device *device, uint32_t depth)
 {
 	struct batch_io *batch = calloc(1, sizeof(*batch) + depth * sizeof(batch->slots[0]));
 	if (!batch)
 		return NULL;
-	batch->env = env;
-	batch->disk = disk;
+	batch->device = device;
 	batch->depth = depth;
 	return batch;
 }
@@ -77,9 +75,9 @@ void batch_io_destroy(struct batch_io *batch)
 	free(batch);
 }
 
-static void slot_done(struct env_io *io, int status)
+static void slot_done(struct device_io *dio, int status)
 {
-	struct slot *slot = CONTAINER_OF(io, struct slot, io);
+	struct slot *slot = CONTAINER_OF(dio, struct slot, dio);
 	struct batch_io *batch = slot->batch;
 
 	slot->busy = false;
@@ -116,14 +114,14 @@ void batch_io_submit(struct co *co, struct batch_io *batch, enum env_io_op op,
 	slot->batch = batch;
 	slot->status = part->status;
 	slot->iov = (struct iovec){part->buf, (size_t)part->block_count * BLOCK_BYTES};
-	slot->io = (struct env_io){.op = op,
-				   .offset_bytes = part->place * BLOCK_BYTES,
-				   .iov = &slot->iov,
-				   .iov_count = 1,
-				   .done = slot_done};
+	slot->dio.done = slot_done;
+	slot->dio.io = (struct env_io){.op = op,
+				       .offset_bytes = part->place * BLOCK_BYTES,
+				       .iov = &slot->iov,
+				       .iov_count = 1};
 	batch->in_flight++;
 	batch->blocks += part->block_count;
-	env_disk_submit(batch->env, batch->disk, &slot->io);
+	device_submit(batch->device, &slot->dio);
 }
 
 int batch_io_wait(struct co *co, struct batch_io *batch, uint32_t in_flight_max)
@@ -155,12 +153,12 @@ struct writer {
 
 #define WRITER_BYTES ((size_t)RUNS * WRITER_RUN_BLOCKS * BLOCK_BYTES)
 
-struct writer *writer_create(struct env *env, struct env_disk *disk)
+struct writer *writer_create(struct device *device)
 {
 	struct writer *writer = calloc(1, sizeof(*writer));
 	if (!writer)
 		return NULL;
-	writer->batch = batch_io_create(env, disk, RUNS);
+	writer->batch = batch_io_create(device, RUNS);
 	writer->memory = lazy_alloc(WRITER_BYTES);
 	if (!writer->batch || !writer->memory) {
 		writer_destroy(writer);

@@ -7,6 +7,7 @@
 #define HF_STORE_BATCH_IO_H
 
 #include "base/co.h"
+#include "store/device.h"
 #include "store/format.h"
 
 /* ---- address space that is backed when touched ---- */
@@ -29,7 +30,7 @@ struct batch_io_part {
 };
 
 /* depth: I/Os in flight at most. NULL when memory is out. */
-struct batch_io *batch_io_create(struct env *env, struct env_disk *disk, uint32_t depth);
+struct batch_io *batch_io_create(struct device *device, uint32_t depth);
 /* Only when nothing is in flight, or when the env can no longer call back. NULL is fine. */
 void batch_io_destroy(struct batch_io *batch);
 /* Submits a READ or WRITE; waits for a slot when all are taken. */
@@ -46,7 +47,7 @@ uint64_t batch_io_blocks(const struct batch_io *batch);
 
 struct writer;
 
-struct writer *writer_create(struct env *env, struct env_disk *disk);
+struct writer *writer_create(struct device *device);
 void writer_destroy(struct writer *writer);
 /* *ret_buf: zeroed memory for the block at place, to be filled before the next call on writer.
  * Blocks at ascending places go out as one write. 0, or -EIO once a write has failed. */

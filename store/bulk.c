@@ -48,12 +48,11 @@ void bulk_release(struct store *store, struct bulk *bulk)
 		bulk_start(store, op_of(list_pop_front(&store->bulks_queue)));
 }
 
-static void bulk_io_done(struct env_io *io, int status)
+static void bulk_io_done(struct device_io *dio, int status)
 {
-	struct bulk *bulk = CONTAINER_OF(io, struct bulk_io, io)->bulk;
+	struct bulk *bulk = CONTAINER_OF(dio, struct bulk_io, dio)->bulk;
 	struct store *store = bulk->store;
-	if (status < 0)
-		store_fail(store, status, "write of a repair or base fill");
+	(void)status; /* the store has failed then (device.h) */
 	if (--bulk->ios_pending > 0)
 		return;
 	bulk->busy = false;
@@ -61,11 +60,10 @@ static void bulk_io_done(struct env_io *io, int status)
 		bulk->wants_flush = false;
 		bulk->busy = true;
 		bulk->ios_pending = 1;
-		struct env_io *flush = &bulk->ios[STORE_ENTRY_BLOCKS_MAX].io;
-		memset(flush, 0, sizeof(*flush));
-		flush->op = ENV_IO_FLUSH;
+		struct device_io *flush = &bulk->ios[STORE_ENTRY_BLOCKS_MAX].dio;
+		flush->io = (struct env_io){.op = ENV_IO_FLUSH};
 		flush->done = bulk_io_done;
-		env_disk_submit(store->env, store->disk, flush);
+		device_submit(&store->device, flush);
 		return;
 	}
 	op_submit(store, bulk->op); /* says -EIO or -ECANCELED when that is so */
@@ -76,12 +74,11 @@ static void bulk_write(struct bulk *bulk, uint64_t place, const void *data, uint
 	struct bulk_io *bio = &bulk->ios[bulk->ios_pending++];
 	bio->iov.iov_base = (void *)(uintptr_t)data; /* a write: the engine only reads it */
 	bio->iov.iov_len = (size_t)blocks * BLOCK_BYTES;
-	memset(&bio->io, 0, sizeof(bio->io));
-	bio->io.op = ENV_IO_WRITE;
-	bio->io.offset_bytes = place * BLOCK_BYTES;
-	bio->io.iov = &bio->iov;
-	bio->io.iov_count = 1;
-	bio->io.done = bulk_io_done;
+	bio->dio.done = bulk_io_done;
+	bio->dio.io = (struct env_io){.op = ENV_IO_WRITE,
+				      .offset_bytes = place * BLOCK_BYTES,
+				      .iov = &bio->iov,
+				      .iov_count = 1};
 	bulk->store->counters.blocks_written += blocks;
 }
 
@@ -136,7 +133,6 @@ static void bulk_start(struct store *store, struct store_op *op)
 	struct bulk *bulk = CONTAINER_OF(list_pop_front(&store->bulks_free), struct bulk, link);
 	bulk->op = op;
 	bulk->ios_pending = 0;
-	bulk->slow = false;
 	op_private(op)->aux = bulk;
 	int rc;
 	if (op_private(op)->kind == OP_REPAIR) {
@@ -159,14 +155,12 @@ static void bulk_start(struct store *store, struct store_op *op)
 		return;
 	}
 	bulk->busy = true;
-	bulk->submitted_ns = env_now_ns(store->env);
 	bulk->wants_flush = bulk->ios_pending > BATCH_DSYNC_PIECES_MAX;
 	uint32_t count = bulk->ios_pending;
 	for (uint32_t i = 0; i < count; i++) {
-		bulk->ios[i].io.flags = bulk->wants_flush ? 0 : ENV_IO_DSYNC;
-		env_disk_submit(store->env, store->disk, &bulk->ios[i].io);
+		bulk->ios[i].dio.io.flags = bulk->wants_flush ? 0 : ENV_IO_DSYNC;
+		device_submit(&store->device, &bulk->ios[i].dio);
 	}
-	store_watch(store);
 }
 
 void bulk_submit(struct store *store, struct store_op *op)

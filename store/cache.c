@@ -32,7 +32,7 @@ struct frame {
 };
 
 struct slot {
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	struct cache *cache;
 	struct cache_key key;
@@ -42,8 +42,7 @@ struct slot {
 };
 
 struct cache {
-	struct env *env;
-	struct env_disk *disk;
+	struct device *device;
 	struct uuid store_uuid;
 	uint32_t frame_count;
 	uint32_t hash_mask;
@@ -61,14 +60,13 @@ static uint64_t memory_bytes(const struct cache *cache)
 	return (uint64_t)(cache->frame_count + SLOTS) * BLOCK_BYTES;
 }
 
-struct cache *cache_create(struct env *env, struct env_disk *disk, uint64_t cache_bytes_max,
+struct cache *cache_create(struct device *device, uint64_t cache_bytes_max,
 			   const struct uuid *store_uuid)
 {
 	struct cache *cache = calloc(1, sizeof(*cache));
 	if (!cache)
 		return NULL;
-	cache->env = env;
-	cache->disk = disk;
+	cache->device = device;
 	cache->store_uuid = *store_uuid;
 	cache->frame_count =
 		(uint32_t)MAX(MIN(cache_bytes_max / BLOCK_BYTES, 1ull << 28), FRAMES_MIN);
@@ -191,7 +189,7 @@ void cache_drop(struct cache *cache, uint64_t place)
 
 /* ---- reads ---- */
 
-static void slot_done(struct env_io *io, int status);
+static void slot_done(struct device_io *dio, int status);
 
 static bool key_equal(const struct cache_key *a, const struct cache_key *b)
 {
@@ -210,12 +208,12 @@ static void slot_start(struct cache *cache, struct slot *slot, const struct cach
 	slot->reading = true;
 	slot->key = *key;
 	slot->iov = (struct iovec){slot_block(cache, slot), BLOCK_BYTES};
-	slot->io = (struct env_io){.op = ENV_IO_READ,
-				   .offset_bytes = key->place * BLOCK_BYTES,
-				   .iov = &slot->iov,
-				   .iov_count = 1,
-				   .done = slot_done};
-	env_disk_submit(cache->env, cache->disk, &slot->io);
+	slot->dio.done = slot_done;
+	slot->dio.io = (struct env_io){.op = ENV_IO_READ,
+				       .offset_bytes = key->place * BLOCK_BYTES,
+				       .iov = &slot->iov,
+				       .iov_count = 1};
+	device_submit(cache->device, &slot->dio);
 }
 
 /* Joins a read of the same block, starts one, or queues. */
@@ -240,9 +238,9 @@ static void wait_enqueue(struct cache *cache, struct cache_wait *wait)
 	slot_start(cache, free_slot, &wait->key);
 }
 
-static void slot_done(struct env_io *io, int status)
+static void slot_done(struct device_io *dio, int status)
 {
-	struct slot *slot = CONTAINER_OF(io, struct slot, io);
+	struct slot *slot = CONTAINER_OF(dio, struct slot, dio);
 	struct cache *cache = slot->cache;
 	const void *block = slot_block(cache, slot);
 	struct list waiters, *node;

@@ -11,7 +11,7 @@
 #define HF_STORE_CACHE_H
 
 #include "base/co.h"
-#include "base/env.h"
+#include "store/device.h"
 #include "store/format.h"
 
 struct cache;
@@ -33,7 +33,7 @@ struct cache_wait {
 };
 
 /* NULL when memory is out. */
-struct cache *cache_create(struct env *env, struct env_disk *disk, uint64_t cache_bytes,
+struct cache *cache_create(struct device *device, uint64_t cache_bytes,
 			   const struct uuid *store_uuid);
 /* No read may be in flight, or the env can no longer call back. NULL is fine. */
 void cache_destroy(struct cache *cache);

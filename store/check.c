@@ -73,6 +73,10 @@ static void check_supers(struct check *c)
 	    le64_get(a->ring_blocks) != le64_get(b->ring_blocks) ||
 	    le64_get(a->data_start) != le64_get(b->data_start))
 		check_find(c, "the superblock copies differ");
+	uint64_t overflow = MAX(le64_get(a->bad_overflow_place), le64_get(b->bad_overflow_place));
+	if (overflow)
+		check_find(c, "place %llu cannot be written and the bad-block list is full",
+			   (unsigned long long)overflow);
 }
 
 static void check_root_slot(struct check *c, uint32_t slot)

@@ -16,7 +16,7 @@ int check_payload_init(struct check *c)
 
 	if (!c->deep)
 		return 0;
-	c->reads = batch_io_create(o->env, o->disk, PAYLOAD_DEPTH);
+	c->reads = batch_io_create(&o->device, PAYLOAD_DEPTH);
 	c->payload_memory = env_buf_alloc(o->env, (size_t)CHECK_PAYLOAD_BLOCKS * BLOCK_BYTES);
 	return c->reads && c->payload_memory ? 0 : -ENOMEM;
 }

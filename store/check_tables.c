@@ -94,7 +94,12 @@ static void volume_fields(struct check *c, const struct volume_entry *v)
 		check_find(c, "volume table: index at place %llu of %u levels",
 			   (unsigned long long)le64_get(v->index_root.place),
 			   le32_get(v->index_levels));
-	if (le32_get(v->flags) & VOLUME_SUSPECT)
+	if (!(le32_get(v->flags) & VOLUME_SUSPECT))
+		return;
+	if (le64_get(v->suspect_until) == UINT64_MAX)
+		check_find(c, "its log may miss entry %llu and all after it (suspect)",
+			   (unsigned long long)le64_get(v->suspect_after) + 1);
+	else
 		check_find(c, "its log may miss entries %llu to %llu (suspect)",
 			   (unsigned long long)le64_get(v->suspect_after) + 1,
 			   (unsigned long long)le64_get(v->suspect_until));
@@ -512,8 +517,8 @@ int check_maps(struct check *c)
 	struct map_pool_config config = {.cache_bytes = MAP_CACHE_BYTES,
 					 .delta_bytes = MAP_DELTA_BYTES,
 					 .store_uuid = o->uuid};
-	struct space *space = space_create(o->env, o->disk, &geometry);
-	struct map_pool *pool = space ? map_pool_create(o->env, o->disk, space, &config) : NULL;
+	struct space *space = space_create(&o->device, &geometry);
+	struct map_pool *pool = space ? map_pool_create(&o->device, space, &config) : NULL;
 	int rc = pool ? 0 : -ENOMEM;
 
 	for (uint32_t i = 0; i < c->volume_count && rc == 0; i++)

@@ -30,25 +30,24 @@ static void checkpoint_main(struct co *co, void *arg);
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks)
 {
-	struct checkpoint *c = &store->checkpoint;
 	if (store->failed)
 		return -EIO; /* above all no root after a failed flush */
+	return store_io_always(co, store, op, flags, place, buf, blocks);
+}
+
+int store_io_always(struct co *co, struct store *store, enum env_io_op op, uint32_t flags,
+		    uint64_t place, void *buf, uint32_t blocks)
+{
+	struct checkpoint *c = &store->checkpoint;
 	c->iov = (struct iovec){.iov_base = buf, .iov_len = (size_t)blocks * BLOCK_BYTES};
-	memset(&c->io, 0, sizeof(c->io));
-	c->io.op = op;
-	c->io.flags = flags;
-	c->io.offset_bytes = place * BLOCK_BYTES;
-	c->io.iov = &c->iov;
-	c->io.iov_count = op == ENV_IO_FLUSH ? 0 : 1;
-	c->io_since_ns = env_now_ns(store->env);
-	c->io_slow = false;
-	if (store->open)
-		store_watch(store);
+	c->dio.io = (struct env_io){.op = op,
+				    .flags = flags,
+				    .offset_bytes = place * BLOCK_BYTES,
+				    .iov = &c->iov,
+				    .iov_count = op == ENV_IO_FLUSH ? 0 : 1};
 	if (op == ENV_IO_WRITE)
 		store->counters.blocks_written += blocks;
-	int rc = co_disk_io(co, store->disk, &c->io);
-	c->io_since_ns = 0;
-	return rc;
+	return device_io_co(co, &store->device, &c->dio);
 }
 
 /* ---- the cut ---- */
@@ -95,6 +94,8 @@ static void cut_volume_entry(struct store_replica *r, struct volume_entry *v)
 		.commit_hash = le64_make(r->head.applied_hash),
 		.suspect_after = le64_make(r->suspect_after),
 		.suspect_until = le64_make(r->suspect_until),
+		.loss_first_block = le64_make(r->loss_first_block),
+		.loss_end_block = le64_make(r->loss_end_block),
 		.shadow_epoch = le64_make(r->shadow_epoch),
 		.shadow_seq = le64_make(r->shadow.applied_seq),
 		.shadow_hash = le64_make(r->shadow.applied_hash),
@@ -335,6 +336,8 @@ static int write_root(struct co *co, struct store *store, uint64_t incarnation, 
 		rc = runs_write(co, store, &root);
 	if (rc == 0)
 		rc = space_write(co, store->space, &root.space);
+	if (rc == 0)
+		rc = bad_flush(co, store);
 	if (rc == 0)
 		rc = store_io(co, store, ENV_IO_FLUSH, 0, 0, NULL, 0); /* R2 */
 	if (rc < 0)

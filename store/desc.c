@@ -76,6 +76,8 @@ const char *record_op_name(uint8_t op)
 	case RECORD_SHADOW_DROP: return "SHADOW_DROP";
 	case RECORD_FILL: return "FILL";
 	case RECORD_SEAL: return "SEAL";
+	case RECORD_ACCEPT_LOSS:
+		return "ACCEPT_LOSS";
 	case RECORD_KEY: return "KEY";
 	case RECORD_SEALED_WRITE: return "SEALED_WRITE";
 	default: return "?";
@@ -135,7 +137,10 @@ struct record_shape {
 };
 
 static const struct record_shape record_shapes[] = {
-	[LOG_WRITE] = {.known = true, .crc_per_block = true, .extents_cover = true, .chained = true},
+	[LOG_WRITE] = {.known = true,
+		       .crc_per_block = true,
+		       .extents_cover = true,
+		       .chained = true},
 	[LOG_ZERO] = {.known = true, .chained = true},
 	[LOG_RESIZE] = {.known = true, .chained = true},
 	[LOG_NOP] = {.known = true, .chained = true},
@@ -144,13 +149,17 @@ static const struct record_shape record_shapes[] = {
 	[RECORD_PROMISE] = {.known = true},
 	[RECORD_ADOPT] = {.known = true, .body_bytes = sizeof(struct record_adopt_body)},
 	[RECORD_LEASE] = {.known = true, .body_bytes = sizeof(struct record_lease_body)},
-	[RECORD_REPAIR] = {.known = true, .crc_per_block = true, .extents_cover = true,
+	[RECORD_REPAIR] = {.known = true,
+			   .crc_per_block = true,
+			   .extents_cover = true,
 			   .body_bytes = sizeof(struct record_repair_body)},
 	[RECORD_SHADOW_BEGIN] = {.known = true, .body_bytes = sizeof(struct record_shadow_body)},
 	[RECORD_SHADOW_DROP] = {.known = true},
-	[RECORD_FILL] = {.known = true, .crc_per_block = true,
+	[RECORD_FILL] = {.known = true,
+			 .crc_per_block = true,
 			 .body_bytes = RECORD_FILL_BITMAP_BYTES},
 	[RECORD_SEAL] = {.known = true},
+	[RECORD_ACCEPT_LOSS] = {.known = true, .body_bytes = sizeof(struct record_loss_body)},
 };
 
 static int record_refuse(uint8_t op, struct err *err)

@@ -47,6 +47,10 @@ struct record_repair_body {
 struct record_shadow_body {
 	le64 prev_hash;
 };
+struct record_loss_body {
+	le64 suspect_after; /* entries above it, */
+	le64 suspect_until; /* up to this one, may be missing and are given up */
+};
 #define RECORD_FILL_BITMAP_BYTES 32u
 
 static inline uint64_t extent_pack(uint64_t place, uint32_t length_blocks)

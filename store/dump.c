@@ -53,10 +53,14 @@ static void dump_super(struct dump *d, uint32_t copy)
 	uuid_format(&sb->h.store_uuid, uuid);
 	say(d,
 	    "superblock copy=%u place=%llu state=good uuid=%s size_blocks=%llu ring_blocks=%llu "
-	    "data_start=%llu created_ms=%llu written_blocks_hint=%llu bad_count=%u",
+	    "data_start=%llu created_ms=%llu written_blocks_hint=%llu update=%llu bad_count=%u "
+	    "bad_overflow_place=%llu",
 	    copy, place, uuid, (ull)le64_get(sb->size_blocks), (ull)le64_get(sb->ring_blocks),
 	    (ull)le64_get(sb->data_start), (ull)le64_get(sb->created_ms),
-	    (ull)le64_get(sb->written_blocks_hint), le32_get(sb->bad_count));
+	    (ull)le64_get(sb->written_blocks_hint), (ull)le64_get(sb->update),
+	    le32_get(sb->bad_count), (ull)le64_get(sb->bad_overflow_place));
+	for (uint32_t i = 0; i < le32_get(sb->bad_count); i++)
+		say(d, "bad copy=%u place=%llu", copy, (ull)le64_get(sb->bad[i]));
 }
 
 static void dump_root(struct dump *d, uint32_t slot, uint32_t copy)
@@ -109,6 +113,13 @@ static void dump_volume(struct dump *d, const struct volume_entry *v)
 	    le32_get(v->shadow_node), (ull)le64_get(v->lease_boot_id),
 	    flags & VOLUME_DELETING ? " deleting" : "", flags & VOLUME_SUSPECT ? " suspect" : "",
 	    flags & VOLUME_SHADOW ? " shadow" : "");
+	if (flags & VOLUME_SUSPECT)
+		say(d,
+		    "suspect slot=%u after=%llu until=%llu loss_first_block=%llu "
+		    "loss_end_block=%llu",
+		    le32_get(v->slot), (ull)le64_get(v->suspect_after),
+		    (ull)le64_get(v->suspect_until), (ull)le64_get(v->loss_first_block),
+		    (ull)le64_get(v->loss_end_block));
 }
 
 static int dump_record(void *ctx, const struct log_record *r)

@@ -59,7 +59,9 @@ struct superblock {
 	le32 segment_blocks; /* 1024: 4 MiB */
 	le32 bad_count;	     /* entries of bad[] */
 	le64 written_blocks_hint; /* regular file: data area written out up to here; a hint */
-	le64 reserved[16];
+	le64 update;              /* +1 at each write: the copy with the higher one counts */
+	le64 bad_overflow_place; /* not 0: unwritable, and bad[] had no room: the store does not open */
+	le64 reserved[14];
 	le64 bad[400]; /* places never to be used, ascending */
 };
 static_assert(sizeof(struct superblock) <= BLOCK_BYTES, "superblock fits a block");
@@ -138,7 +140,7 @@ static_assert(sizeof(struct desc_block) == 112, "desc_block is disk format");
 
 enum record_op {
 	/* 1..6: enum log_op, replicated */
-	RECORD_CREATE = 16,	 /* local: struct record_create as body */
+	RECORD_CREATE = 16, /* local: struct record_create as body */
 	RECORD_DELETE = 17,
 	RECORD_PROMISE = 18,	 /* epoch */
 	RECORD_ADOPT = 19,	 /* epoch, base = address, last = seq, body: last_hash; SHADOW flag: flip */
@@ -148,9 +150,10 @@ enum record_op {
 	RECORD_SHADOW_BEGIN = 22,/* node = the shadow's id; epoch; seq = first_seq; commit_seq = the source's
 				  * settled_seq; body: prev_hash */
 	RECORD_SHADOW_DROP = 23,
-	RECORD_FILL = 24,	 /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
-				  * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
-	RECORD_SEAL = 25,	 /* empty batch that carries a durable_prefix */
+	RECORD_FILL = 24, /* shadow base fill: seq = at_seq; a crc per block; extents of the DATA
+			   * blocks; body: 32 bytes, bit i set: block i is DATA, else zeroes */
+	RECORD_SEAL = 25, /* empty batch that carries a durable_prefix */
+	RECORD_ACCEPT_LOSS = 26, /* local: a person gave up what rot took. body: the range of seqs */
 	/* 32.. refused by name in this version */
 	RECORD_KEY = 32,
 	RECORD_SEALED_WRITE = 33,
@@ -238,8 +241,10 @@ struct volume_entry {
 	le64 shadow_fill_seq;	     /* highest at_seq of a fill */
 	le64 shadow_size_blocks;
 	le64 settled_seq; /* zeros up to here may have left no tombstone */
+	le64 loss_first_block; /* SUSPECT: hull of what entries behind the hole wrote, which were not kept; */
+	le64 loss_end_block;   /* equal: none is known */
 };
-static_assert(sizeof(struct volume_entry) == 216, "volume_entry is disk format");
+static_assert(sizeof(struct volume_entry) == 232, "volume_entry is disk format");
 
 /* TABLE_TAIL entries are struct record (never INLINE: destaged), in log order; count is their bytes.
  * A chain is written front to back, each block pointing at the one before it: the pointer in the root

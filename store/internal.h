@@ -14,6 +14,7 @@
 #include "base/env.h"
 #include "store/entry_pool.h"
 #include "store/desc.h"
+#include "store/device.h"
 #include "store/format.h"
 #include "store/map.h"
 #include "store/space.h"
@@ -145,6 +146,9 @@ struct store_replica {
 	bool trim_wanted; /* a dropped shadow's or an old head's pages are to be freed */
 	uint64_t suspect_after;
 	uint64_t suspect_until;
+	uint64_t loss_first_block; /* hull of what entries behind the hole wrote; equal: none known
+				    */
+	uint64_t loss_end_block;
 	uint64_t shadow_epoch;
 	uint64_t shadow_fill_seq; /* highest at_seq of a fill */
 	uint64_t lease_boot_id;
@@ -178,6 +182,7 @@ enum op_kind {
 	OP_PROMISE,
 	OP_ADOPT,
 	OP_LEASE,
+	OP_ACCEPT_LOSS,
 	OP_SHADOW_BEGIN,
 	OP_SHADOW_DROP,
 	OP_FILL,
@@ -217,10 +222,8 @@ struct batch {
 	uint64_t position;
 	uint64_t end_position;
 	uint64_t durable_prefix;
-	uint64_t submitted_ns;
 	bool durable;
 	bool wants_flush; /* plain writes: one FLUSH after them */
-	bool slow;	  /* counted */
 	uint32_t ios_pending;
 	uint32_t io_count;
 	uint32_t iov_count;
@@ -230,7 +233,7 @@ struct batch {
 	struct list ops;
 	char *desc; /* DESC_BLOCKS_MAX blocks */
 	struct batch_io {
-		struct env_io io;
+		struct device_io dio;
 		struct batch *batch;
 	} *ios;
 	struct iovec *iovs;
@@ -246,8 +249,6 @@ struct read_job {
 	struct store_replica *replica;
 	uint64_t ring_pinned; /* store->ring_start when it began */
 	uint64_t token;
-	uint64_t begun_ns;
-	bool slow;
 	bool in_call; /* inside the call that submitted it: done() must wait */
 	uint64_t address_blocks;
 	uint32_t length_blocks;
@@ -264,7 +265,7 @@ struct read_job {
 	uint8_t in_tail[STORE_READ_BLOCKS_MAX];
 	uint8_t own_states[STORE_READ_BLOCKS_MAX]; /* log reads: nobody asks for them */
 	struct read_io {
-		struct env_io io;
+		struct device_io dio;
 		struct iovec iov;
 		struct read_job *job;
 		uint32_t first_block;
@@ -281,14 +282,12 @@ struct bulk {
 	struct store_op *op;
 	uint32_t ios_pending;
 	uint32_t extent_count;
-	uint64_t submitted_ns;
-	bool slow;
 	bool busy;
 	uint64_t old_place; /* REPAIR */
 	uint64_t extents[STORE_ENTRY_BLOCKS_MAX];
 	bool wants_flush;
 	struct bulk_io {
-		struct env_io io;
+		struct device_io dio;
 		struct iovec iov;
 		struct bulk *bulk;
 	} ios[STORE_ENTRY_BLOCKS_MAX + 1];
@@ -340,15 +339,13 @@ struct checkpoint {
 	uint64_t completed;
 	uint64_t cut_prefix;
 	uint64_t cut_position;
-	uint64_t io_since_ns; /* 0: no I/O under way */
-	bool io_slow;
 	struct list waiters;  /* store_op */
 	struct list tail;     /* entries by cut_link */
 	uint64_t tail_count;
 	struct volume_entry *volumes; /* by slot */
 	char *copy;   /* COPY_BLOCKS blocks */
 	char *block;  /* 4 blocks: table being built, root */
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	/* tables of the durable root, to be released by the next; the run table is none of them */
 	struct place_list tables, tables_next;
@@ -374,8 +371,11 @@ struct query {
 struct store {
 	struct env *env;
 	struct env_disk *disk;
+	struct device device;
 	struct store_config config;
 	struct superblock *super; /* one block */
+	bool super_dirty;         /* the bad-block list grew */
+	uint32_t ring_bad;        /* its entries that are ring blocks: the first ones */
 	struct uuid uuid;
 	uint64_t size_blocks;
 	uint64_t ring_blocks;
@@ -409,7 +409,6 @@ struct store {
 	struct env_timer run_timer;
 	struct env_timer finish_timer;
 	struct env_timer seal_timer;
-	struct env_timer watch_timer;
 	uint64_t reserved_blocks; /* accepted payload that is in no stable batch and has no place yet */
 	uint64_t inline_active;	  /* stable payload in the ring since the last cut: will need a place */
 	uint64_t inline_cut;	  /* the same of the checkpoint that runs */
@@ -458,6 +457,8 @@ struct store {
 void store_fail(struct store *store, int status, const char *what);
 /* Queues done(op, status) for the next turn. */
 void op_finish(struct store *store, struct store_op *op, int status);
+/* -EUCLEAN: the root on the device is not the newest, so nothing here may be believed. */
+int store_lost(struct err *err, const char *how);
 void store_disk_close(struct co *co, struct env *env, struct env_disk *disk);
 void op_init(struct store_op *op, struct store_replica *replica, enum op_kind kind);
 static inline uint64_t ring_physical(const struct store *store, uint64_t position)
@@ -468,8 +469,6 @@ static inline bool place_in_ring(const struct store *store, uint64_t place)
 {
 	return place < store->data_start;
 }
-/* Arms the deadline watch while I/O is under way. */
-void store_watch(struct store *store);
 
 /* ---- accept.c ---- */
 
@@ -510,6 +509,8 @@ void replica_apply_promise(struct store_replica *replica, uint64_t epoch);
 /* False: the staged tail or the shadow is not what the record says (rot before it). */
 bool replica_apply_adopt(struct store_replica *replica, const struct log_record *record);
 void replica_apply_lease(struct store_replica *replica, uint64_t boot_id, uint64_t term_ns);
+/* Ends the suspicion when it is of that range and no rot since then keeps it up. */
+void replica_apply_accept_loss(struct store_replica *replica, uint64_t after, uint64_t until);
 void replica_apply_delete(struct store_replica *replica);
 int replica_apply_shadow_begin(struct store_replica *replica, const struct log_record *record);
 void replica_apply_shadow_drop(struct store_replica *replica);
@@ -563,9 +564,12 @@ void checkpoint_start(struct store *store);
 void checkpoint_fail_all(struct store *store);
 /* The whole of a checkpoint, for its coroutine and for recovery. incarnation and salt of the root. */
 int checkpoint_write(struct co *co, struct store *store, uint64_t incarnation, uint64_t salt);
-/* One I/O of the checkpoint, recovery or a table, under the deadline watch. */
+/* One I/O of the checkpoint, recovery or a table. Refused when the store has failed. */
 int store_io(struct co *co, struct store *store, enum env_io_op op, uint32_t flags, uint64_t place,
 	     void *buf, uint32_t blocks);
+/* The same without that: for the superblock and bad.c alone. */
+int store_io_always(struct co *co, struct store *store, enum env_io_op op, uint32_t flags,
+		    uint64_t place, void *buf, uint32_t blocks);
 
 void table_begin(struct table_writer *w, struct co *co, struct store *store, enum table_kind kind,
 		 char *block, struct place_list *places);
@@ -595,11 +599,27 @@ int runs_load(struct replay *replay, const struct root *root);
 
 /* Reads the superblock and picks the root. -ENODEV, -EPROTO, -EUCLEAN, -EIO. */
 int super_read(struct co *co, struct store *store, struct err *err);
+/* Both copies, one after the other; 0 when one is durable at least. Also when the store has failed. */
+int super_write(struct co *co, struct store *store);
 int root_pick(struct co *co, struct store *store, struct root *ret, struct err *err);
 /* Both copies of the newest root good and durable. */
 int root_repair(struct co *co, struct store *store, const struct root *root);
 int root_write(struct co *co, struct store *store, struct root *root);
 uint64_t root_place(const struct store *store, uint32_t slot, uint32_t copy);
+
+/* ---- bad.c: the bad-block list ---- */
+
+/* After the space table is loaded: nothing on the list is handed out. -EIO: there is no going past it. */
+int bad_load(struct store *store, struct err *err);
+uint32_t bad_count(const struct store *store);
+/* Where a batch of so many blocks at `position` must move to, which does not straddle the ring's end. */
+uint64_t bad_ring_skip(const struct store *store, uint64_t position, uint32_t blocks);
+/* A payload block cannot be read. */
+void bad_read(struct store *store, uint64_t place);
+/* What reads found is durable; before a root may free it. */
+int bad_flush(struct co *co, struct store *store);
+/* The store has failed and is quiet: finds out which blocks failed and notes them. */
+void bad_after_failure(struct co *co, struct store *store);
 
 /* ---- walk.c: the batches in the ring ---- */
 

@@ -24,27 +24,25 @@
 
 /* ---- pool ---- */
 
-struct map_pool *map_pool_create(struct env *env, struct env_disk *disk, struct space *space,
+struct map_pool *map_pool_create(struct device *device, struct space *space,
 				 const struct map_pool_config *config)
 {
 	struct map_pool *pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return NULL;
-	pool->env = env;
-	pool->disk = disk;
 	pool->space = space;
 	pool->fold_entries = config->fold_entries;
 	pool->fold_above = MAP_FOLD_NONE;
 	list_init(&pool->waiters);
-	pool->cache = cache_create(env, disk, config->cache_bytes, &config->store_uuid);
+	pool->cache = cache_create(device, config->cache_bytes, &config->store_uuid);
 	pool->deltas = delta_pool_create(config->delta_bytes);
-	pool->reads = batch_io_create(env, disk, GATHER_MAX);
+	pool->reads = batch_io_create(device, GATHER_MAX);
 	pool->scratch = lazy_alloc(sizeof(*pool->scratch));
 	pool->blocks = lazy_alloc((size_t)POOL_BLOCKS * BLOCK_BYTES);
 	pool->index = (struct index_ctx){
 		.cache = pool->cache,
 		.space = space,
-		.writer = writer_create(env, disk),
+		.writer = writer_create(device),
 		.bounds = {config->store_uuid, space_data_start(space), space_end(space)},
 		.scratch = index_scratch_create()};
 	if (!pool->cache || !pool->deltas || !pool->reads || !pool->scratch || !pool->blocks ||

@@ -40,7 +40,7 @@ struct map_pool_config {
 	struct uuid store_uuid;
 };
 /* Memory: cache, deltas (both backed when used), 3 MiB of scratch. NULL when memory is out. */
-struct map_pool *map_pool_create(struct env *env, struct env_disk *disk, struct space *space,
+struct map_pool *map_pool_create(struct device *device, struct space *space,
 				 const struct map_pool_config *config);
 /* Not below a callback of the pool: a coroutine that waited in a map function yields first. */
 void map_pool_destroy(struct map_pool *pool);

@@ -56,8 +56,6 @@ struct map_scratch {
 };
 
 struct map_pool {
-	struct env *env;
-	struct env_disk *disk;
 	struct space *space;
 	struct cache *cache;
 	struct delta_pool *deltas;

@@ -25,12 +25,11 @@ int offline_read(struct offline *o, uint64_t place, void *buf, uint32_t blocks)
 	if (place >= o->device_blocks || blocks > o->device_blocks - place)
 		return -EIO;
 	o->iov = (struct iovec){.iov_base = buf, .iov_len = (size_t)blocks * BLOCK_BYTES};
-	memset(&o->io, 0, sizeof(o->io));
-	o->io.op = ENV_IO_READ;
-	o->io.offset_bytes = place * BLOCK_BYTES;
-	o->io.iov = &o->iov;
-	o->io.iov_count = 1;
-	return co_disk_io(o->co, o->disk, &o->io);
+	o->dio.io = (struct env_io){.op = ENV_IO_READ,
+				    .offset_bytes = place * BLOCK_BYTES,
+				    .iov = &o->iov,
+				    .iov_count = 1};
+	return device_io_co(o->co, &o->device, &o->dio);
 }
 
 int offline_table(struct offline *o, const struct block_ptr *at, enum table_kind kind)
@@ -80,14 +79,30 @@ const char *offline_ring_block(struct offline *o, uint64_t position)
 
 /* ---- superblocks ---- */
 
+static bool bad_list_valid(const struct superblock *sb)
+{
+	uint64_t before = 0;
+
+	if (le32_get(sb->bad_count) > ARRAY_LEN(sb->bad))
+		return false;
+	for (uint32_t i = 0; i < le32_get(sb->bad_count); i++) {
+		uint64_t place = le64_get(sb->bad[i]);
+		if (place <= before || place >= le64_get(sb->size_blocks))
+			return false;
+		before = place;
+	}
+	return true;
+}
+
 static bool geometry_valid(const struct offline *o, const struct superblock *sb)
 {
 	uint64_t ring = le64_get(sb->ring_blocks), size = le64_get(sb->size_blocks);
 
-	return ring >= 4 * BATCH_BLOCKS_MAX && ring <= RING_BLOCKS_MAX && size <= o->device_blocks &&
+	return ring >= 4 * BATCH_BLOCKS_MAX && ring <= RING_BLOCKS_MAX &&
+	       size <= o->device_blocks &&
 	       le64_get(sb->data_start) == PLACE_RING + ring + RING_TRAILER_BLOCKS &&
 	       le64_get(sb->data_start) < size && le32_get(sb->segment_blocks) == SEGMENT_BLOCKS &&
-	       le32_get(sb->bad_count) <= ARRAY_LEN(sb->bad);
+	       bad_list_valid(sb);
 }
 
 static void super_adopt(struct offline *o, const struct superblock *sb)
@@ -237,6 +252,7 @@ static int offline_load(struct offline *o, const char *path, struct err *err)
 	int rc = env_disk_open(o->env, path, ENV_DISK_RDONLY, 0, &o->disk, err);
 	if (rc < 0)
 		return rc;
+	device_init(&o->device, o->env, o->disk);
 	env_disk_info(o->env, o->disk, &info);
 	o->device_blocks = info.size_bytes / BLOCK_BYTES;
 	rc = supers_load(o, err);

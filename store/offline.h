@@ -9,6 +9,7 @@
 
 #include "base/co.h"
 #include "store/desc.h"
+#include "store/device.h"
 #include "store/format.h"
 
 #define OFFLINE_WINDOW_BLOCKS 256u
@@ -17,6 +18,7 @@ struct offline {
 	struct co *co;
 	struct env *env;
 	struct env_disk *disk;
+	struct device device;
 	uint64_t device_blocks;
 	/* from the first good superblock copy */
 	struct uuid uuid;
@@ -28,7 +30,7 @@ struct offline {
 	struct root root[2][2]; /* [slot][copy] */
 	bool root_good[2][2];
 	/* I/O */
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	char *block;  /* of the last single read */
 	char *window; /* of the ring */

@@ -124,6 +124,10 @@ bool offline_ring_next(struct offline_ring *r)
 		return true;
 	if (room < BATCH_BLOCKS_MAX && batch_follows(r, r->position + room))
 		return true;
+	for (uint64_t p = r->position; p < r->limit; p++) { /* bad blocks were gone past */
+		if (batch_follows(r, p))
+			return true;
+	}
 	if (r->prefix < r->batch_no)
 		return false;
 	for (uint64_t p = r->position; p < r->limit; p++) {

@@ -60,7 +60,6 @@ static void job_take(struct store *store, struct store_op *op)
 	job->attempt = 0;
 	job->bad_count = 0;
 	job->ios_pending = 0;
-	job->slow = false;
 	job->in_call = true;
 	job->length_blocks = 0;
 	if (op_private(op)->kind == OP_READ) {
@@ -318,9 +317,7 @@ static void read_start(struct read_job *job)
 	}
 	job->token = space_read_begin(store->space);
 	job->ring_pinned = store->ring_start;
-	job->begun_ns = env_now_ns(store->env);
 	list_push_back(&store->reads_active, &job->active_link);
-	store_watch(store);
 	read_resolve(job);
 }
 
@@ -351,14 +348,16 @@ static void read_finish(struct read_job *job)
 	job_end(job, bad ? -EBADMSG : 0);
 }
 
-static void read_io_done(struct env_io *io, int status)
+static void read_io_done(struct device_io *dio, int status)
 {
-	struct read_io *rio = CONTAINER_OF(io, struct read_io, io);
+	struct read_io *rio = CONTAINER_OF(dio, struct read_io, dio);
 	struct read_job *job = rio->job;
 	for (uint32_t i = rio->first_block; i < rio->first_block + rio->length_blocks; i++) {
 		const char *data = (const char *)job->buf + (size_t)i * BLOCK_BYTES;
 		if (status < 0 || crc32c(data, BLOCK_BYTES) != job->versions[i].crc32c)
 			read_mark_bad(job, i);
+		if (job->attempt > 0 && device_medium_error(status)) /* alone, and again */
+			bad_read(job->store, job->versions[i].place);
 	}
 	rio->busy = false;
 	job->ios_pending--;
@@ -375,14 +374,13 @@ static void read_io_submit(struct read_job *job, struct read_io *rio, uint32_t f
 	rio->length_blocks = length;
 	rio->iov.iov_base = (char *)job->buf + (size_t)first * BLOCK_BYTES;
 	rio->iov.iov_len = (size_t)length * BLOCK_BYTES;
-	memset(&rio->io, 0, sizeof(rio->io));
-	rio->io.op = ENV_IO_READ;
-	rio->io.offset_bytes = job->versions[first].place * BLOCK_BYTES;
-	rio->io.iov = &rio->iov;
-	rio->io.iov_count = 1;
-	rio->io.done = read_io_done;
+	rio->dio.done = read_io_done;
+	rio->dio.io = (struct env_io){.op = ENV_IO_READ,
+				      .offset_bytes = job->versions[first].place * BLOCK_BYTES,
+				      .iov = &rio->iov,
+				      .iov_count = 1};
 	job->ios_pending++;
-	env_disk_submit(job->store->env, job->store->disk, &rio->io);
+	device_submit(&job->store->device, &rio->dio);
 }
 
 static struct read_io *read_io_free(struct read_job *job)

@@ -59,7 +59,7 @@ static int check_payload(void *ctx, const struct log_record *record)
 
 static int recover_lost(struct recovery *rec)
 {
-	return err_set(rec->err, -EUCLEAN, "the store is lost: %s", rec->walk.lost);
+	return store_lost(rec->err, rec->walk.lost);
 }
 
 static int recover_prefix(struct recovery *rec)
@@ -141,6 +141,8 @@ static int recover_run(struct co *co, struct store *store, struct recovery *rec)
 	rec->replay = (struct replay){.co = co, .store = store, .err = rec->err};
 	if (le64_get(rec->root.space.place) != 0) /* none: formatted, never checkpointed */
 		rc = space_load(co, store->space, &rec->root.space, rec->err);
+	if (rc == 0)
+		rc = bad_load(store, rec->err);
 	if (rc == 0)
 		rc = replay_load_tables(&rec->replay, &rec->root);
 	if (rc == 0)

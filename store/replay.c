@@ -59,6 +59,8 @@ static int load_volume(struct replay *replay, const struct volume_entry *v)
 	r->suspect = flags & VOLUME_SUSPECT;
 	r->suspect_after = le64_get(v->suspect_after);
 	r->suspect_until = le64_get(v->suspect_until);
+	r->loss_first_block = le64_get(v->loss_first_block);
+	r->loss_end_block = le64_get(v->loss_end_block);
 	r->lease_boot_id = le64_get(v->lease_boot_id);
 	r->lease_term_ns = (uint64_t)le32_get(v->lease_term_ms) * 1000000;
 	r->settled_seq = le64_get(v->settled_seq);
@@ -264,6 +266,17 @@ static bool replay_follows(struct store_replica *r, const struct log_record *rec
 	return false;
 }
 
+/* An entry behind the hole, not kept: what it wrote is known, and a person may want to know. */
+static void loss_note(struct store_replica *r, const struct log_record *record)
+{
+	uint64_t first = record->address_blocks, end = first + record->length_blocks;
+	if ((record->op != LOG_WRITE && record->op != LOG_ZERO) || record->flags & RECORD_SHADOW)
+		return;
+	bool none = r->loss_first_block == r->loss_end_block;
+	r->loss_first_block = none ? first : MIN(r->loss_first_block, first);
+	r->loss_end_block = MAX(r->loss_end_block, end);
+}
+
 static int replay_log(struct replay *replay, struct store_replica *r,
 		      const struct log_record *record)
 {
@@ -275,6 +288,7 @@ static int replay_log(struct replay *replay, struct store_replica *r,
 	if (rc < 0)
 		return rc;
 	if (!replay_follows(r, record)) {
+		loss_note(r, record);
 		disown_places(replay, record);
 		return 0;
 	}
@@ -377,6 +391,7 @@ int replay_record(void *ctx, const struct log_record *record)
 	struct replay *replay = ctx;
 	struct store_replica *r = replay->store->slots[record->slot];
 	const struct record_lease_body *lease = record->body;
+	const struct record_loss_body *loss = record->body;
 	if (record->op == RECORD_SEAL)
 		return 0;
 	if (record->op == RECORD_CREATE)
@@ -402,6 +417,10 @@ int replay_record(void *ctx, const struct log_record *record)
 		return 0;
 	case RECORD_LEASE:
 		replica_apply_lease(r, le64_get(lease->boot_id), le64_get(lease->term_ns));
+		return 0;
+	case RECORD_ACCEPT_LOSS:
+		replica_apply_accept_loss(r, le64_get(loss->suspect_after),
+					  le64_get(loss->suspect_until));
 		return 0;
 	case RECORD_REPAIR:
 		return replay_repair(replay, r, record);

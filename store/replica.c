@@ -574,6 +574,13 @@ static bool adopt_staged(struct store_replica *r, const struct log_record *recor
 	return true;
 }
 
+static void suspicion_end(struct store_replica *r)
+{
+	r->suspect = false;
+	r->suspect_after = r->suspect_until = 0;
+	r->loss_first_block = r->loss_end_block = 0;
+}
+
 bool replica_apply_adopt(struct store_replica *r, const struct log_record *record)
 {
 	const struct record_adopt_body *body = record->body;
@@ -586,11 +593,16 @@ bool replica_apply_adopt(struct store_replica *r, const struct log_record *recor
 	r->log_epoch = record->epoch;
 	r->head.commit_target = MAX(r->head.commit_target, record->commit_seq);
 	r->head_frozen = false;
-	r->suspect = false;
-	r->suspect_after = r->suspect_until = 0;
+	suspicion_end(r);
 	replica_advance(r);
 	replica_size_update(r);
 	return true;
+}
+
+void replica_apply_accept_loss(struct store_replica *r, uint64_t after, uint64_t until)
+{
+	if (r->suspect && !r->lost && r->suspect_after == after && r->suspect_until == until)
+		suspicion_end(r);
 }
 
 void replica_apply_lease(struct store_replica *r, uint64_t boot_id, uint64_t term_ns)

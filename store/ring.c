@@ -8,11 +8,11 @@
  *
  * R1 Batches get their numbers and ring positions in the order of submission, without gaps in number.
  * R2 Records take effect, and operations are answered, when their batch is stable, in order (P1).
- *    PROMISE, ADOPT and LEASE are answered once witnessed: then recovery finds the batch in the
+ *    PROMISE, ADOPT, LEASE and ACCEPT_LOSS are answered once witnessed: then recovery finds the batch in the
  *    part that was stable, whatever else the crash took.
  * R3 A batch is written only where ring_reuse_start() allows: nothing that the durable root's
  *    recovery, or a read under way, needs is overwritten.
- * R4 A batch never straddles the ring's end.
+ * R4 A batch never straddles the ring's end, nor holds a block of the bad-block list.
  * R5 One durability point per batch: a DSYNC write each while there are few pieces, else plain writes and
  *    one FLUSH after all of them.
  * R6 Nothing here allocates: batches, I/Os and vectors are there since open.
@@ -41,8 +41,15 @@ uint64_t ring_used_blocks(const struct store *store)
 
 uint64_t ring_place_batch(const struct store *store, uint64_t head, uint32_t blocks)
 {
-	uint64_t room = store->ring_blocks - head % store->ring_blocks;
-	return blocks > room ? head + room : head;
+	for (;;) {
+		uint64_t room = store->ring_blocks - head % store->ring_blocks;
+		if (blocks > room)
+			head += room;
+		uint64_t next = bad_ring_skip(store, head, blocks);
+		if (next == head)
+			return head; /* bad_load() saw to it that there is such a place */
+		head = next;
+	}
 }
 
 static bool ring_has_room(const struct store *store, uint32_t blocks)
@@ -209,6 +216,7 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 		struct record_create create;
 		struct record_adopt_body adopt;
 		struct record_lease_body lease;
+		struct record_loss_body loss;
 		struct record_repair_body repair;
 		struct record_shadow_body shadow;
 	} body;
@@ -254,6 +262,15 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 		r.body = &body;
 		r.body_bytes = sizeof(body.lease);
 		break;
+	case OP_ACCEPT_LOSS:
+		r.op = RECORD_ACCEPT_LOSS;
+		body.loss.suspect_after =
+			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_after);
+		body.loss.suspect_until =
+			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_until);
+		r.body = &body;
+		r.body_bytes = sizeof(body.loss);
+		break;
 	case OP_REPAIR:
 		encode_repair(op, &r, &body.repair);
 		break;
@@ -284,7 +301,7 @@ static void encode_op(struct encoder *enc, struct store_op *op)
 
 static void batch_io_add(struct batch *b, uint64_t place, void *base, size_t bytes)
 {
-	struct env_io *io = b->io_count ? &b->ios[b->io_count - 1].io : NULL;
+	struct env_io *io = b->io_count ? &b->ios[b->io_count - 1].dio.io : NULL;
 	bool follows = io && io->offset_bytes + io->length_bytes == place * BLOCK_BYTES;
 	struct iovec *last = b->iov_count ? &b->iovs[b->iov_count - 1] : NULL;
 	if (follows && (char *)last->iov_base + last->iov_len == (char *)base) {
@@ -301,7 +318,7 @@ static void batch_io_add(struct batch *b, uint64_t place, void *base, size_t byt
 		return;
 	}
 	assert(b->io_count < BATCH_IOS_MAX - 1);
-	io = &b->ios[b->io_count++].io;
+	io = &b->ios[b->io_count++].dio.io;
 	memset(io, 0, sizeof(*io));
 	io->op = ENV_IO_WRITE;
 	io->offset_bytes = place * BLOCK_BYTES;
@@ -333,22 +350,20 @@ static void batch_payload_add(struct batch *b, const struct store_append *a, str
 	}
 }
 
-static void batch_io_done(struct env_io *io, int status);
+static void batch_io_done(struct device_io *dio, int status);
 
 static void batch_submit(struct store *store, struct batch *b)
 {
 	bool dsync = b->io_count <= 1 + BATCH_DSYNC_PIECES_MAX;
 	b->wants_flush = !dsync;
 	b->ios_pending = b->io_count;
-	b->submitted_ns = env_now_ns(store->env);
 	for (uint32_t i = 0; i < b->io_count; i++) {
-		struct env_io *io = &b->ios[i].io;
-		io->flags = dsync ? ENV_IO_DSYNC : 0;
-		io->done = batch_io_done;
-		store->counters.blocks_written += io->length_bytes / BLOCK_BYTES;
-		env_disk_submit(store->env, store->disk, io);
+		struct device_io *dio = &b->ios[i].dio;
+		dio->io.flags = dsync ? ENV_IO_DSYNC : 0;
+		dio->done = batch_io_done;
+		store->counters.blocks_written += dio->io.length_bytes / BLOCK_BYTES;
+		device_submit(&store->device, dio);
 	}
-	store_watch(store);
 }
 
 /* ---- forming ---- */
@@ -472,7 +487,7 @@ static bool batch_form(struct store *store)
 	memset(b->desc, 0, (size_t)s.desc_upper * BLOCK_BYTES);
 	b->number = store->batch_next++;
 	b->durable_prefix = store->batch_stable;
-	b->durable = b->slow = false;
+	b->durable = false;
 	b->io_count = b->iov_count = 0;
 	batch_write(store, &enc, &s);
 	store->ring_head = b->end_position;
@@ -627,6 +642,12 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 				    CONTAINER_OF(op, struct store_lease, op)->term_ns);
 		await_witness(store, op, number);
 		return;
+	case OP_ACCEPT_LOSS:
+		replica_apply_accept_loss(
+			r, CONTAINER_OF(op, struct store_accept_loss, op)->suspect_after,
+			CONTAINER_OF(op, struct store_accept_loss, op)->suspect_until);
+		await_witness(store, op, number);
+		return;
 	case OP_SHADOW_BEGIN:
 		apply_shadow_begin(op);
 		return;
@@ -687,13 +708,11 @@ static void batch_failed_done(struct batch *b)
 		op_finish(b->store, op_of(list_pop_front(&b->ops)), -EIO);
 }
 
-static void batch_io_done(struct env_io *io, int status)
+static void batch_io_done(struct device_io *dio, int status)
 {
-	struct batch *b = CONTAINER_OF(io, struct batch_io, io)->batch;
+	struct batch *b = CONTAINER_OF(dio, struct batch_io, dio)->batch;
 	struct store *store = b->store;
-	if (status < 0)
-		store_fail(store, status, io->op == ENV_IO_FLUSH ? "flush of a batch"
-								 : "write of a batch");
+	(void)status; /* the store has failed then (device.h) */
 	if (--b->ios_pending > 0)
 		return;
 	if (store->failed) {
@@ -703,11 +722,10 @@ static void batch_io_done(struct env_io *io, int status)
 	if (b->wants_flush) {
 		b->wants_flush = false;
 		b->ios_pending = 1;
-		struct batch_io *flush = &b->ios[BATCH_IOS_MAX - 1];
-		memset(&flush->io, 0, sizeof(flush->io));
-		flush->io.op = ENV_IO_FLUSH;
-		flush->io.done = batch_io_done;
-		env_disk_submit(store->env, store->disk, &flush->io);
+		struct device_io *flush = &b->ios[BATCH_IOS_MAX - 1].dio;
+		flush->io = (struct env_io){.op = ENV_IO_FLUSH};
+		flush->done = batch_io_done;
+		device_submit(&store->device, flush);
 		return;
 	}
 	b->durable = true;

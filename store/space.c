@@ -171,22 +171,21 @@ static bool space_allocate_memory(struct space *space)
 	space->table_dirty = calloc(table_words, sizeof(uint64_t));
 	space->table_placed = calloc(table_words, sizeof(uint64_t));
 	space->dir_places = calloc(space->dir_count, sizeof(uint64_t));
-	space->writer = writer_create(space->env, space->disk);
+	space->writer = writer_create(space->device);
 	bool pins = pins_create(space, &space->pin_next) && pins_create(space, &space->pin_this) &&
-		    pins_create(space, &space->waiting) && pins_create(space, &space->pending);
+		    pins_create(space, &space->waiting) && pins_create(space, &space->pending) &&
+		    pins_create(space, &space->bad);
 	return pins && space->allocated && space->referenced && space->segments && space->tables &&
 	       space->table_dirty && space->table_placed && space->dir_places && space->writer;
 }
 
-struct space *space_create(struct env *env, struct env_disk *disk,
-			   const struct space_geometry *geometry)
+struct space *space_create(struct device *device, const struct space_geometry *geometry)
 {
 	assert(geometry->size_blocks > geometry->data_start);
 	struct space *space = calloc(1, sizeof(*space));
 	if (!space)
 		return NULL;
-	space->env = env;
-	space->disk = disk;
+	space->device = device;
 	space->store_uuid = geometry->store_uuid;
 	space->data_start = geometry->data_start;
 	space->size_blocks = geometry->size_blocks;
@@ -223,6 +222,7 @@ void space_destroy(struct space *space)
 	pins_destroy(space, &space->pin_this);
 	pins_destroy(space, &space->waiting);
 	pins_destroy(space, &space->pending);
+	pins_destroy(space, &space->bad);
 	free(space->segments);
 	free(space->tables);
 	free(space->table_dirty);
@@ -230,7 +230,7 @@ void space_destroy(struct space *space)
 	free(space->dir_places);
 	writer_destroy(space->writer);
 	batch_io_destroy(space->loading);
-	env_timer_cancel(space->env, &space->prewrite.timer);
+	env_timer_cancel(space->device->env, &space->prewrite.timer);
 	lazy_free(space->prewrite.zeros, SEGMENT_BLOCKS / 4 * BLOCK_BYTES);
 	free(space);
 }
@@ -464,6 +464,8 @@ int space_alloc(struct space *space, enum space_class class, uint32_t count,
 static void free_block(struct space *space, uint64_t block)
 {
 	assert(bit_get(space->allocated, block) && !bit_get(space->referenced, block));
+	if (bit_get(space->bad.bits, block))
+		return;
 	bit_clear(space->allocated, block);
 	segment_live_add(space, (uint32_t)(block / SEGMENT_BLOCKS), -1);
 	space->allocated_count--;
@@ -475,19 +477,23 @@ static bool in_data_area(const struct space *space, uint64_t place, uint32_t cou
 	       count <= space->size_blocks - place;
 }
 
+static void claim_block(struct space *space, uint64_t block)
+{
+	uint32_t segment = (uint32_t)(block / SEGMENT_BLOCKS);
+	if (bit_get(space->allocated, block))
+		return;
+	space_segment_written(space, segment);
+	bit_set(space->allocated, block);
+	segment_live_add(space, segment, 1);
+	space->allocated_count++;
+}
+
 int space_claim(struct space *space, uint64_t place, uint32_t count)
 {
 	if (!in_data_area(space, place, count))
 		return -EUCLEAN;
-	for (uint64_t block = place - space->data_start; count > 0; block++, count--) {
-		uint32_t segment = (uint32_t)(block / SEGMENT_BLOCKS);
-		if (bit_get(space->allocated, block))
-			continue;
-		space_segment_written(space, segment);
-		bit_set(space->allocated, block);
-		segment_live_add(space, segment, 1);
-		space->allocated_count++;
-	}
+	for (uint64_t block = place - space->data_start; count > 0; block++, count--)
+		claim_block(space, block);
 	return 0;
 }
 
@@ -513,6 +519,13 @@ static bool pins_add(struct pins *pins, uint64_t block)
 	bit_set(pins->summary, block / SEGMENT_BLOCKS);
 	pins->count++;
 	return true;
+}
+
+void space_bad(struct space *space, uint64_t place)
+{
+	assert(in_data_area(space, place, 1));
+	pins_add(&space->bad, place - space->data_start);
+	claim_block(space, place - space->data_start);
 }
 
 static void pins_take_back(struct pins *pins, uint64_t block)

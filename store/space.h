@@ -28,7 +28,7 @@
 #define HF_STORE_SPACE_H
 
 #include "base/co.h"
-#include "base/env.h"
+#include "store/device.h"
 #include "store/format.h"
 
 struct space;
@@ -47,7 +47,7 @@ struct space_geometry {
 };
 
 /* All free. NULL when memory is out. Memory: 2 bits a block and 12 bytes a segment. */
-struct space *space_create(struct env *env, struct env_disk *disk, const struct space_geometry *geometry);
+struct space *space_create(struct device *device, const struct space_geometry *geometry);
 void space_destroy(struct space *space);
 
 /* Loads `referenced` (= `allocated`) from a root's directory. -EBADMSG when a block does not match. */
@@ -68,6 +68,8 @@ int space_alloc(struct space *space, enum space_class class, uint32_t count,
 /* Recovery: the ring refers to these; they become allocated. -EUCLEAN when outside the data area. */
 int space_claim(struct space *space, uint64_t place, uint32_t count);
 void space_cancel(struct space *space, uint64_t place, uint32_t count);
+/* Never to be handed out (again): now, or when it is given up. Counts as allocated. */
+void space_bad(struct space *space, uint64_t place);
 
 /*
  * Space that accepted work will need later (pages of deltas, destage of inline payloads): kept from

@@ -33,7 +33,7 @@ struct space_table_place {
 
 struct space_prewrite {
 	struct env_timer timer;
-	struct env_io io;
+	struct device_io dio;
 	struct iovec iov;
 	void *zeros;
 	uint32_t segment;       /* being written */
@@ -49,8 +49,7 @@ struct space_prewrite {
 
 struct space {
 	struct batch_io *loading; /* while space_load() runs: a kill must not leak it */
-	struct env *env;
-	struct env_disk *disk;
+	struct device *device;
 	struct uuid store_uuid;
 	uint64_t data_start;
 	uint64_t size_blocks; /* of the device */
@@ -72,6 +71,7 @@ struct space {
 	struct pins pin_next, pin_this;
 	struct pins waiting; /* a durable root gave them up; reads of the last epoch may look */
 	struct pins pending; /* given up while `waiting` was not empty */
+	struct pins bad;     /* the bad-block list: once allocated, for ever */
 	bool cut;            /* between space_cut and space_root_durable */
 	uint32_t read_epoch; /* 0 or 1 */
 	uint64_t readers[2];

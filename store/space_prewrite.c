@@ -27,7 +27,7 @@ static void prewrite_fire(struct env_timer *timer);
 static void prewrite_after(struct space *space, uint64_t delay_ns)
 {
 	space->prewrite.timer.fire = prewrite_fire;
-	env_timer_after(space->env, &space->prewrite.timer, delay_ns);
+	env_timer_after(space->device->env, &space->prewrite.timer, delay_ns);
 }
 
 static bool enough_ahead(const struct space *space)
@@ -62,9 +62,9 @@ static void prewrite_next(struct space *space, int status)
 		prewrite_after(space, BUSY_PAUSE_NS);
 }
 
-static void prewrite_done(struct env_io *io, int status)
+static void prewrite_done(struct device_io *dio, int status)
 {
-	struct space_prewrite *pre = CONTAINER_OF(io, struct space_prewrite, io);
+	struct space_prewrite *pre = CONTAINER_OF(dio, struct space_prewrite, dio);
 	struct space *space = CONTAINER_OF(pre, struct space, prewrite);
 
 	pre->busy = false;
@@ -116,13 +116,14 @@ static void prewrite_piece(struct space *space)
 		space_segment_blocks(space, pre->segment) * BLOCK_BYTES - pre->written_bytes;
 
 	pre->iov = (struct iovec){pre->zeros, MIN(PIECE_BYTES, left)};
-	pre->io = (struct env_io){.op = ENV_IO_WRITE,
-				  .offset_bytes = (space->data_start + block) * BLOCK_BYTES,
-				  .iov = &pre->iov,
-				  .iov_count = 1,
-				  .done = prewrite_done};
+	pre->dio.done = prewrite_done;
+	pre->dio.expendable = true; /* W2; and the place may be in use by the time somebody looks */
+	pre->dio.io = (struct env_io){.op = ENV_IO_WRITE,
+				      .offset_bytes = (space->data_start + block) * BLOCK_BYTES,
+				      .iov = &pre->iov,
+				      .iov_count = 1};
 	pre->busy = true;
-	env_disk_submit(space->env, space->disk, &pre->io);
+	device_submit(space->device, &pre->dio);
 }
 
 static void prewrite_fire(struct env_timer *timer)
@@ -167,7 +168,7 @@ void space_prewrite_stop(struct co *co, struct space *space)
 {
 	struct space_prewrite *pre = &space->prewrite;
 
-	env_timer_cancel(space->env, &pre->timer);
+	env_timer_cancel(space->device->env, &pre->timer);
 	pre->running = false;
 	if (pre->busy) {
 		pre->stopper = co;

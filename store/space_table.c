@@ -263,7 +263,7 @@ static int64_t load_some(struct co *co, struct space *space, struct batch_io *ba
 
 int space_load(struct co *co, struct space *space, const struct block_ptr *dir, struct err *err)
 {
-	struct batch_io *batch = batch_io_create(space->env, space->disk, LOAD_DEPTH);
+	struct batch_io *batch = batch_io_create(space->device, LOAD_DEPTH);
 	/* As large as the prewriter's zeros, whose place it takes: space_destroy() frees it after a kill. */
 	size_t memory_bytes = (size_t)SEGMENT_BLOCKS / 4 * BLOCK_BYTES;
 	void *memory = lazy_alloc(memory_bytes);

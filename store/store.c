@@ -14,7 +14,6 @@
 
 #include "base/log.h"
 
-#define WATCH_PERIOD_NS (500ull * 1000 * 1000)
 #define DRAIN_STEP_NS (1000ull * 1000)
 
 /* ---- operations ---- */
@@ -72,6 +71,11 @@ void store_adopt(struct store_replica *replica, struct store_adopt *adopt)
 void store_lease(struct store_replica *replica, struct store_lease *lease)
 {
 	op_log(replica->store, &lease->op, replica, OP_LEASE);
+}
+
+void store_accept_loss(struct store_replica *replica, struct store_accept_loss *loss)
+{
+	op_log(replica->store, &loss->op, replica, OP_ACCEPT_LOSS);
 }
 
 void store_shadow_begin(struct store_replica *replica, struct store_shadow *shadow)
@@ -174,6 +178,9 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.suspect = r->suspect,
 		.suspect_after = r->suspect_after,
 		.suspect_until = r->suspect_until,
+		.loss_first_block = r->loss_first_block,
+		.loss_end_block = r->loss_end_block,
+		.map_damaged = r->lost || (r->suspect && r->suspect_after < r->head.last_seq),
 		.shadow = r->shadow_on,
 		.shadow_last_seq = r->shadow_on ? r->shadow.last_seq : 0,
 		.lease_boot_id = r->lease_boot_id,
@@ -203,11 +210,13 @@ void store_info(const struct store *store, struct store_info *ret)
 	ret->ring_used_blocks = ring_used_blocks(store);
 	ret->cache_bytes = store->config.cache_bytes;
 	ret->delta_bytes = pool.delta_bytes_used;
+	ret->io_slow = store->device.slow_count;
 	ret->replica_count = store->replica_count;
 	ret->failed = store->failed;
+	ret->bad_blocks = bad_count(store);
 }
 
-/* ---- failure and deadlines ---- */
+/* ---- failure ---- */
 
 static void fail_list(struct store *store, struct list *list)
 {
@@ -236,7 +245,7 @@ static void fail_timer_fire(struct env_timer *timer)
 		if (r && r->delete_op)
 			op_finish(store, take(r->delete_op), -EIO);
 	}
-	if (store->config.failed)
+	if (store->open && store->config.failed)
 		store->config.failed(store->config.ctx, store->failed_status, store->failed_what);
 }
 
@@ -251,54 +260,14 @@ void store_fail(struct store *store, int status, const char *what)
 	env_timer_after(store->env, &store->fail_timer, 0);
 }
 
-/* One I/O that began at since_ns: counts it as slow once, fails the store when it is hopeless. */
-static void watch_one(struct store *store, uint64_t since_ns, bool *slow)
+static void store_broken(void *ctx, enum env_io_op op, int status)
 {
-	uint64_t age_ns = env_now_ns(store->env) - since_ns;
-	if (age_ns >= store->config.io_slow_ns && !*slow) {
-		*slow = true;
-		store->counters.io_slow++;
-	}
-	if (age_ns >= store->config.io_fail_ns)
-		store_fail(store, -ETIMEDOUT, "an I/O took longer than its deadline");
+	store_fail(ctx, status, op == ENV_IO_FLUSH ? "a flush" : "a write");
 }
 
-static void watch_timer_fire(struct env_timer *timer)
+static void store_late(void *ctx)
 {
-	struct store *store = CONTAINER_OF(timer, struct store, watch_timer);
-	bool busy = false;
-	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++) {
-		struct batch *b = &store->batches[i];
-		if (b->ios_pending == 0)
-			continue;
-		busy = true;
-		watch_one(store, b->submitted_ns, &b->slow);
-	}
-	for (uint32_t i = 0; i < BULKS_MAX; i++) {
-		if (!store->bulks[i].busy)
-			continue;
-		busy = true;
-		watch_one(store, store->bulks[i].submitted_ns, &store->bulks[i].slow);
-	}
-	list_for_each(link, &store->reads_active)
-	{
-		struct read_job *job = CONTAINER_OF(link, struct read_job, active_link);
-		busy = true;
-		watch_one(store, job->begun_ns, &job->slow);
-	}
-	if (store->checkpoint.io_since_ns) {
-		busy = true;
-		watch_one(store, store->checkpoint.io_since_ns, &store->checkpoint.io_slow);
-	}
-	if (busy && !store->failed)
-		store_watch(store);
-}
-
-void store_watch(struct store *store)
-{
-	store->watch_timer.fire = watch_timer_fire;
-	if (!env_timer_armed(&store->watch_timer))
-		env_timer_after(store->env, &store->watch_timer, WATCH_PERIOD_NS);
+	store_fail(ctx, -ETIMEDOUT, "an I/O took longer than its deadline");
 }
 
 /* ---- open and close ---- */
@@ -374,12 +343,12 @@ static int store_memory(struct store *store)
 /* Memory only. */
 static void store_free(struct store *store)
 {
-	struct env_timer *timers[] = {&store->fail_timer,	 &store->run_timer,
-				      &store->finish_timer,	 &store->seal_timer,
-				      &store->watch_timer,	 &store->query.timer,
-				      &store->checkpoint.timer};
+	struct env_timer *timers[] = {&store->fail_timer,   &store->run_timer,
+				      &store->finish_timer, &store->seal_timer,
+				      &store->query.timer,  &store->checkpoint.timer};
 	for (size_t i = 0; i < ARRAY_LEN(timers); i++)
 		env_timer_cancel(store->env, timers[i]);
+	device_watch_stop(&store->device);
 	query_free(store);
 	checkpoint_free(store);
 	for (uint32_t i = STORE_REPLICAS_MAX; i > 0; i--)
@@ -395,6 +364,16 @@ static void store_free(struct store *store)
 	if (store->super)
 		env_buf_free(store->env, store->super, BLOCK_BYTES);
 	free(store);
+}
+
+int store_lost(struct err *err, const char *how)
+{
+	return err_set(
+		err, -EUCLEAN,
+		"the store is lost: %s. Nothing in it may be trusted, and nothing brings it back; "
+		"'holdfast store format PATH --force --yes' makes a new one in its place, whose "
+		"replicas are filled from other copies",
+		how);
 }
 
 struct disk_closer {
@@ -449,9 +428,9 @@ static int store_open_disk(struct co *co, struct store *store, struct err *err)
 		.fold_entries = store->config.fold_entries,
 		.store_uuid = store->uuid,
 	};
-	store->space = space_create(store->env, store->disk, &geometry);
+	store->space = space_create(&store->device, &geometry);
 	if (store->space)
-		store->pool = map_pool_create(store->env, store->disk, store->space, &pool);
+		store->pool = map_pool_create(&store->device, store->space, &pool);
 	if (!store->pool)
 		return err_set(err, -ENOMEM, "out of memory for a store of %llu blocks",
 			       (unsigned long long)store->size_blocks);
@@ -489,6 +468,12 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 	store->env = env;
 	store->disk = disk;
 	store->config = *config;
+	device_init(&store->device, env, disk);
+	device_watch(&store->device, &(struct device_watch){.slow_ns = config->io_slow_ns,
+							    .fail_ns = config->io_fail_ns,
+							    .late = store_late,
+							    .broken = store_broken,
+							    .ctx = store});
 	store_init_lists(store);
 	if (config->opening)
 		*config->opening = store;
@@ -499,9 +484,12 @@ int store_open(struct co *co, struct env *env, const char *path, const struct st
 		rc = store_open_disk(co, store, err);
 	if (rc == 0)
 		rc = store_begin(store);
+	if (rc < 0 && store->failed_status == -ETIMEDOUT)
+		rc = err_set(err, store->failed_status, "%s", store->failed_what);
 	if (config->opening)
 		*config->opening = NULL;
 	if (rc < 0) {
+		bad_after_failure(co, store);
 		co_sleep(co, 0); /* what runs us may be a callback of what is freed */
 		store_free(store);
 		store_disk_close(co, env, disk);
@@ -517,12 +505,7 @@ static void close_super(struct co *co, struct store *store)
 	struct space_info info;
 	space_info(store->space, &info);
 	store->super->written_blocks_hint = le64_make(info.written_blocks);
-	block_seal(store->super, MAGIC_SUPERBLOCK, 0, 0, &store->uuid);
-	uint64_t places[] = {PLACE_SUPER_0, PLACE_RING + store->ring_blocks + 2};
-	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-		if (store_io(co, store, ENV_IO_WRITE, ENV_IO_DSYNC, places[i], store->super, 1) < 0)
-			return; /* a hint; one good copy is left, and the disk's trouble will show */
-	}
+	(void)super_write(co, store); /* a hint; the disk's trouble will show */
 }
 
 static bool store_quiet(const struct store *store)
@@ -559,11 +542,14 @@ void store_close(struct co *co, struct store *store)
 		uint64_t wanted = store->checkpoint.requested;
 		while (!store->failed && store->checkpoint.completed < wanted)
 			co_sleep(co, DRAIN_STEP_NS);
-		space_prewrite_stop(co, store->space);
 	}
-	while (store->open && !store_quiet(store))
+	if (store->open)
+		space_prewrite_stop(co, store->space);
+	while (store->open && !(store_quiet(store) && device_idle(&store->device)))
 		co_sleep(co, DRAIN_STEP_NS);
-	if (store->open && !store->failed)
+	if (store->open && store->failed)
+		bad_after_failure(co, store);
+	else if (store->open)
 		close_super(co, store);
 	co_sleep(co, 0); /* what runs us may be a callback of what is freed */
 	store_free(store);

@@ -9,12 +9,13 @@
  *
  * Promises to the caller:
  * P1  done() of an append comes only when the entry is *stable*: durable with every batch before
- *     it, of all volumes. done() of promise, adopt, lease comes only when *witnessed* as well.
+ *     it, of all volumes. done() of promise, adopt, lease, accept_loss comes only when *witnessed* as well.
  * P2  After a crash at any point a replica is exactly its entries 1..L of log epoch G for some L not
  *     below the last acknowledged one; P and G never go back.
  * P3  Returned data matched its crc32c; rot is -EBADMSG for that block, never zeros, never old data.
  * P4  An I/O error on write or flush fails the store (every pending and later call: -EIO) until
- *     it is opened again through recovery. Nothing is retried.
+ *     it is opened again through recovery. Nothing is retried. store_close() of a failed store notes the
+ *     blocks that cannot be written: the next open goes past them.
  * P5  -ENOSPC is said before anything happened. Zero (discard), delete, promise, adopt and
  *     overwrites that need no new space always work.
  */
@@ -96,6 +97,7 @@ struct store_info {
 	uint64_t ring_blocks, ring_used_blocks;
 	uint64_t cache_bytes, delta_bytes;
 	uint32_t replica_count;
+	uint32_t bad_blocks; /* on the bad-block list */
 	bool failed;
 	/* counters since open */
 	uint64_t batches, batches_inline, records, payload_blocks, pieces, checkpoints;
@@ -139,7 +141,12 @@ struct store_replica_info {
 	uint64_t settled_seq;	/* store_settle(): zeros up to here may be missing in store_changes() */
 	bool suspect;		/* rot in the log: entries in (suspect_after, suspect_until] may be missing */
 	uint64_t suspect_after;
-	uint64_t suspect_until;
+	uint64_t suspect_until;    /* UINT64_MAX: nobody knows how far the log went */
+	uint64_t loss_first_block; /* among what is missing were writes to these blocks; others may
+				      have */
+	uint64_t loss_end_block;   /* gone elsewhere. Equal: none is known */
+	bool map_damaged; /* suspect for its map, not its log: nothing but deletion or resync helps
+			   */
 	bool shadow;		/* a shadow resync is under way */
 	uint64_t shadow_last_seq;/* its L */
 	uint64_t lease_boot_id; /* of the last LEASE record; 0 none */
@@ -259,6 +266,19 @@ struct store_lease {
 	uint64_t term_ns;
 };
 void store_lease(struct store_replica *replica, struct store_lease *lease);
+
+/*
+ * ACCEPT_LOSS: a person gives up the entries that rot took, because no other copy brings them back.
+ * The replica's log is then exactly 1..L, as if the others had never been: it may vote and be read.
+ * The range must be the one that store_replica_info() shows: -ESTALE otherwise, also when the
+ * replica is not suspect (any more); -EUCLEAN when its map is damaged. Witnessed when done.
+ */
+struct store_accept_loss {
+	struct store_op op;
+	uint64_t suspect_after;
+	uint64_t suspect_until;
+};
+void store_accept_loss(struct store_replica *replica, struct store_accept_loss *loss);
 
 /*
  * Reads one entry above floor_seq with its payload into buf (for tails and streaming resync).

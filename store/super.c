@@ -8,7 +8,7 @@
  * R2 Hence both copies of a slot bad is never a crash. It may have been the newest root: the
  *    store is lost, never an older state taken for the newest (reliability.md: "an older root
  *    never votes").
- * R3 The superblock holds constants and hints; either copy will do.
+ * R3 The superblock holds constants, hints and the bad-block list; the copy with the higher update counts.
  * R4 Before recovery writes anything else, both copies of the newest root are made good and durable: the
  *    next root overwrites the older generation, and were the newest left with one copy, a crash and one rot
  *    after it would bring an older root back.
@@ -34,6 +34,13 @@ static int super_check(const struct superblock *sb, uint64_t device_blocks, stru
 	    le64_get(sb->data_start) >= size || le32_get(sb->segment_blocks) != SEGMENT_BLOCKS ||
 	    le32_get(sb->bad_count) > ARRAY_LEN(sb->bad))
 		return err_set(err, -EUCLEAN, "superblock: its geometry does not add up");
+	for (uint32_t i = 0; i < le32_get(sb->bad_count); i++) {
+		uint64_t place = le64_get(sb->bad[i]);
+		if (place == 0 || place >= size || (i > 0 && place <= le64_get(sb->bad[i - 1])))
+			return err_set(err, -EUCLEAN,
+				       "superblock: its bad-block list does not add up at entry %u",
+				       i);
+	}
 	return 0;
 }
 
@@ -88,6 +95,20 @@ static int super_search(struct co *co, struct store *store, uint64_t device_bloc
 	return err_set(err, -ENODEV, "not a store: no superblock");
 }
 
+/* Copy 0 is adopted: is copy 1 newer? R3 */
+static int super_newer(struct co *co, struct store *store, uint64_t device_blocks, struct err *err)
+{
+	char *block = store->checkpoint.block;
+	const struct superblock *sb = (const struct superblock *)block;
+	struct err ignored = {0};
+	int rc = store_io(co, store, ENV_IO_READ, 0, PLACE_RING + store->ring_blocks + 2, block, 1);
+	if (rc < 0 || super_try(block, &ignored) != 1 ||
+	    !uuid_equal(&sb->h.store_uuid, &store->uuid) ||
+	    le64_get(sb->update) <= le64_get(store->super->update))
+		return 0;
+	return super_adopt(store, block, device_blocks, err);
+}
+
 int super_read(struct co *co, struct store *store, struct err *err)
 {
 	struct env_disk_info info;
@@ -102,10 +123,30 @@ int super_read(struct co *co, struct store *store, struct err *err)
 		rc = super_try(block, err);
 		if (rc < 0)
 			return rc;
-		if (rc == 1)
-			return super_adopt(store, block, device_blocks, err);
+		if (rc == 1) {
+			rc = super_adopt(store, block, device_blocks, err);
+			return rc < 0 ? rc : super_newer(co, store, device_blocks, err);
+		}
 	}
 	return super_search(co, store, device_blocks, err);
+}
+
+int super_write(struct co *co, struct store *store)
+{
+	struct superblock *sb = store->super;
+	uint64_t places[] = {PLACE_SUPER_0, PLACE_RING + store->ring_blocks + 2};
+	int good = 0, rc = 0;
+	sb->update = le64_make(le64_get(sb->update) + 1);
+	block_seal(sb, MAGIC_SUPERBLOCK, 0, 0, &store->uuid);
+	store->checkpoint.dio.expendable = true; /* one copy is enough */
+	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+		int status =
+			store_io_always(co, store, ENV_IO_WRITE, ENV_IO_DSYNC, places[i], sb, 1);
+		good += status == 0;
+		rc = status < 0 ? status : rc;
+	}
+	store->checkpoint.dio.expendable = false;
+	return good > 0 ? 0 : rc;
 }
 
 /* ---- roots ---- */
@@ -151,9 +192,8 @@ int root_pick(struct co *co, struct store *store, struct root *ret, struct err *
 			any = true;
 		}
 		if (good == 0) /* R2 */
-			return err_set(err, -EUCLEAN,
-				       "the store is lost: both copies of root slot %u are bad",
-				       slot);
+			return store_lost(err, slot == 0 ? "both copies of root slot 0 are bad"
+							 : "both copies of root slot 1 are bad");
 	}
 	uint32_t unknown = le32_get(ret->feature_required) & ~FEATURES_KNOWN;
 	if (unknown)

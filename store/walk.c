@@ -3,7 +3,8 @@
  * Walking the ring: which batches follow a root, and what is missing between them.
  *
  * R1 A batch follows when uuid, incarnation, salt, own position, number, crc and the previous
- *    descriptor's crc fit. Nothing is found by following a link: a bad block hides only itself.
+ *    descriptor's crc fit. Nothing is found by following a link: a bad block hides only itself. It may be further
+ *    on than where the one before ends: the ring's end and blocks of the bad-block list are skipped.
  * R2 Where the walk stops, every position that can have been in flight is looked at. The highest
  *    durable_prefix there (or before) tells whether the missing batch was stable: then it is rot
  *    and the walk goes on behind it; else it never was, and the log ends.
@@ -149,9 +150,15 @@ static bool batch_follows(struct walk *w, uint64_t position)
 static bool scan_on(struct walk *w, bool *gap)
 {
 	struct desc_header h;
-	uint64_t end = MIN(w->position + RING_SCAN_BLOCKS, w->limit);
-	for (uint64_t p = w->position; p < end && !w->lost; p++)
-		(void)desc_at(w, p, &h);
+	/* Each bad block may have cost a batch's room in front of it. */
+	uint64_t blocks = RING_SCAN_BLOCKS + (uint64_t)w->store->ring_bad * (BATCH_BLOCKS_MAX + 1);
+	uint64_t end = MIN(w->position + blocks, w->limit), next = w->limit;
+	for (uint64_t p = w->position; p < end && !w->lost; p++) {
+		if (desc_at(w, p, &h) && h.desc_index == 0 && h.batch_no == w->batch_no)
+			next = MIN(next, p);
+	}
+	if (!w->lost && next < w->limit && batch_follows(w, next)) /* R1 */
+		return true;
 	*gap = w->prefix >= w->batch_no;
 	if (!*gap || w->lost)
 		return false;

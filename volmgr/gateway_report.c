@@ -15,7 +15,7 @@ static const char *replica_state_text(const struct coordinator_replica_info *rep
 		return replica->primary ? "primary" : "secondary";
 	case REPLICA_SYNCING:
 	case REPLICA_PREPARING:
-		return "syncing";
+		return replica->suspect ? "suspect" : "syncing";
 	case REPLICA_LOST:
 		return "lost";
 	case REPLICA_DOWN:
@@ -82,18 +82,26 @@ Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct
 static void conditions_fill(const struct coordinator_info *info, Holdfast__V1__VolumeInfo *out,
 			    struct arena *arena)
 {
-	uint32_t syncing = 0, away = 0;
+	uint32_t syncing = 0, away = 0, suspect = 0;
 
-	out->conditions = ARENA_ARRAY(arena, char *, 3);
+	out->conditions = ARENA_ARRAY(arena, char *, 4);
 	for (uint32_t i = 0; i < info->replica_count; i++) {
 		enum replica_state state = info->replicas[i].state;
-		syncing += state == REPLICA_SYNCING;
+		suspect += info->replicas[i].suspect;
+		syncing += state == REPLICA_SYNCING && !info->replicas[i].suspect;
 		away += state == REPLICA_DOWN || state == REPLICA_LOST || state == REPLICA_PREPARING;
 	}
 	if (info->open && !info->quorum)
 		out->conditions[out->n_conditions++] =
 			arena_text(arena, "NoQuorum: I/O waits, %u of %u replicas are away", away,
 				   info->replica_count);
+	else if (!info->open && suspect &&
+		 info->replica_count - suspect < info->replica_count / 2 + 1)
+		out->conditions[out->n_conditions++] =
+			arena_text(arena,
+				   "Closed: rot in the logs of %u of %u replicas; 'replica list' "
+				   "says what to do",
+				   suspect, info->replica_count);
 	else if (away)
 		out->conditions[out->n_conditions++] = arena_text(
 			arena, "Degraded: %u of %u replicas are away", away, info->replica_count);

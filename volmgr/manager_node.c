@@ -240,6 +240,8 @@ static void node_events(struct manager *m, const struct node_record *before,
 		uuid_format(&now->stores[i].uuid, uuid);
 		if (was_ok && now->stores[i].state == STORE_FAILED)
 			manager_event(m, EVENT_ERROR, object, "StoreFailed", "store %s", uuid);
+		if (!was_ok && now->stores[i].state == STORE_OK)
+			manager_event(m, EVENT_INFO, object, "StoreBack", "store %s", uuid);
 	}
 }
 

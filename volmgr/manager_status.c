@@ -88,6 +88,7 @@ static void replica_of_node(const struct manager_volume *volume, const struct ma
 		state = "lost";
 		note = "its store does not have it";
 	} else if (listed != NULL) {
+		state = strcmp(listed->state, "suspect") == 0 ? "suspect" : "idle";
 		note = listed->note;
 	}
 	out->state = arena_copy(arena, state);
@@ -112,6 +113,12 @@ static Holdfast__V1__ReplicaInfo *status_replica(struct manager *m,
 			out->used_bytes = listed->used_bytes;
 		if (listed != NULL && out->seq == 0)
 			replica_position(out, listed);
+		if (listed != NULL && strcmp(out->state, "suspect") == 0 && listed->note[0] != '\0')
+			out->note = listed->note; /* the node knows the entries and the store */
+		if (strcmp(out->state, "lost") == 0 && node != NULL && node->record.online &&
+		    store_has_failed(node, &member->store_uuid))
+			out->note =
+				arena_copy(arena, "its store has failed: 'store list' says why");
 	}
 	out->replica_uuid = uuid;
 	out->volume = arena_copy(arena, volume->record.name);
@@ -130,9 +137,9 @@ static void condition_add(struct arena *arena, Holdfast__V1__VolumeInfo *out, co
 	out->conditions[out->n_conditions++] = arena_copy(arena, text);
 }
 
-static bool replica_is_away(const Holdfast__V1__ReplicaInfo *replica)
+static bool replica_is(const Holdfast__V1__ReplicaInfo *replica, const char *state)
 {
-	return strcmp(replica->state, "offline") == 0 || strcmp(replica->state, "lost") == 0;
+	return strcmp(replica->state, state) == 0;
 }
 
 /* Its gateway is there and has not yet had the time to speak of it. */
@@ -149,7 +156,7 @@ static void conditions_fill(struct manager *m, const struct manager_volume *volu
 	const struct volume_record *record = &volume->record;
 	const Holdfast__V1__VolumeInfo *report = live_report(m, volume);
 	size_t told = report != NULL ? report->n_conditions : 0;
-	out->conditions = ARENA_ARRAY(arena, char *, told + VOLUME_CONDITIONS_MAX + 3);
+	out->conditions = ARENA_ARRAY(arena, char *, told + VOLUME_CONDITIONS_MAX + 4);
 	for (uint32_t i = 0; i < record->condition_count; i++)
 		condition_add(arena, out,
 			      arena_text(arena, "%s: %s", record->conditions[i].type,
@@ -160,11 +167,22 @@ static void conditions_fill(struct manager *m, const struct manager_volume *volu
 		condition_add(arena, out,
 			      arena_text(arena, "NoGateway: gateway '%s' does not report it",
 					 record->target_node));
-	uint32_t away = 0;
-	for (size_t i = 0; i < out->n_replica; i++)
-		away += replica_is_away(out->replica[i]);
-	if (report != NULL || away == 0)
+	uint32_t away = 0, suspect = 0;
+	for (size_t i = 0; i < out->n_replica; i++) {
+		away += replica_is(out->replica[i], "offline") ||
+			replica_is(out->replica[i], "lost");
+		suspect += replica_is(out->replica[i], "suspect");
+	}
+	if (report != NULL)
 		return; /* the gateway knows better */
+	if (suspect > 0 && record->rf - suspect < record->quorum)
+		condition_add(arena, out,
+			      arena_text(arena,
+					 "Closed: rot in the logs of %u of %u replicas; "
+					 "'replica list' says what to do",
+					 suspect, record->rf));
+	if (away == 0)
+		return;
 	condition_add(arena, out,
 		      arena_text(arena, "%s: %u of %u replicas are there",
 				 record->rf - away < record->quorum ? "NoQuorum" : "Degraded",
@@ -359,7 +377,7 @@ static void processes_fill(struct manager *m, struct arena *arena, Holdfast__V1_
 
 static void warnings_fill(struct manager *m, struct arena *arena, Holdfast__V1__StatusReply *reply)
 {
-	reply->warnings = ARENA_ARRAY(arena, char *, m->node_count + reply->n_processes + 3);
+	reply->warnings = ARENA_ARRAY(arena, char *, m->node_count * (1 + NODE_STORES_MAX) + reply->n_processes + 3);
 	for (size_t i = 0; i < reply->n_processes; i++)
 		if (reply->processes[i]->insecure_tcp)
 			reply->warnings[reply->n_warnings++] = arena_text(
@@ -370,6 +388,16 @@ static void warnings_fill(struct manager *m, struct arena *arena, Holdfast__V1__
 		if (!node->record.online)
 			reply->warnings[reply->n_warnings++] =
 				arena_text(arena, "node '%s' is offline", node->record.name);
+		const Holdfast__V1__NodeInfo *info =
+			node->report != NULL ? node->report->node : NULL;
+		for (size_t i = 0; info != NULL && node->record.online && i < info->n_stores &&
+				   i < NODE_STORES_MAX;
+		     i++)
+			if (strcmp(info->stores[i]->state, "ok") != 0)
+				reply->warnings[reply->n_warnings++] =
+					arena_text(arena, "node '%s': store %s has failed: %s",
+						   node->record.name, info->stores[i]->path,
+						   info->stores[i]->reason);
 	}
 	if (manager_gateway_any(m) == NULL)
 		reply->warnings[reply->n_warnings++] = arena_copy(arena, "no gateway is online");

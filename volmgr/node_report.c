@@ -2,6 +2,7 @@
 /* What a node tells about itself: to the manager, to Node.Status, to Prometheus. */
 #include "volmgr/node_role.h"
 
+#include <stdio.h>
 #include <unistd.h>
 #include "base/version.h"
 
@@ -12,6 +13,22 @@ static void counter_set(struct arena *arena, Holdfast__V1__StoreInfo *out, const
 	counter->name = arena_copy(arena, name);
 	counter->value = value;
 	out->counters[out->n_counters++] = counter;
+}
+
+/* Why it is not ok, and what happens next. */
+static char *store_reason(const struct role_store *rs, struct arena *arena)
+{
+	uint64_t retry_ns = node_store_retry_ns(rs), now_ns = env_now_ns(rs->role->daemon->env);
+	if (!rs->is_failed)
+		return arena_copy(arena, "");
+	if (rs->is_busy)
+		return arena_text(arena, "%s; %s now", rs->reason,
+				  rs->is_closing ? "its I/O is awaited" : "it is opened again");
+	if (retry_ns == 0)
+		return arena_copy(arena, rs->reason);
+	return arena_text(
+		arena, "%s; it is opened again in %lu s", rs->reason,
+		(unsigned long)(retry_ns > now_ns ? (retry_ns - now_ns) / 1000000000 : 0));
 }
 
 static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena *arena)
@@ -25,6 +42,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 	out->path = arena_copy(arena, rs->path);
 	out->type = arena_copy(arena, rs->type);
 	out->state = arena_copy(arena, rs->is_failed ? "failed" : "ok");
+	out->reason = store_reason(rs, arena);
 	out->capacity_bytes = info->capacity_blocks * BLOCK_BYTES;
 	out->used_bytes = info->used_blocks * BLOCK_BYTES;
 	out->reserved_bytes = info->reserved_blocks * BLOCK_BYTES;
@@ -43,6 +61,7 @@ static Holdfast__V1__StoreInfo *store_report(struct role_store *rs, struct arena
 	counter_set(arena, out, "read_blocks", info->read_blocks);
 	counter_set(arena, out, "crc_errors", info->crc_errors);
 	counter_set(arena, out, "io_slow", info->io_slow);
+	counter_set(arena, out, "bad_blocks", info->bad_blocks);
 	return out;
 }
 
@@ -84,6 +103,28 @@ struct replica_walk {
 	size_t count;
 };
 
+/* What happened, and what to do. */
+static char *suspect_note(struct replica_walk *walk, const struct store_replica_info *info)
+{
+	char uuid[UUID_TEXT_BYTES], range[64];
+	uuid_format(&info->spec.volume_uuid, uuid);
+	if (info->map_damaged)
+		return arena_copy(walk->arena, "rot in its map: only another copy helps");
+	if (info->suspect_until == UINT64_MAX)
+		snprintf(range, sizeof(range), "entry %lu and all after it",
+			 (unsigned long)info->suspect_after + 1);
+	else
+		snprintf(range, sizeof(range), "entries %lu to %lu",
+			 (unsigned long)info->suspect_after + 1,
+			 (unsigned long)info->suspect_until);
+	return arena_text(
+		walk->arena,
+		"rot took %s of its log; another copy brings them back; if there is none, "
+		"stop the node, run 'holdfast store accept-loss %s %s', start it again, and "
+		"unexport and export the volume",
+		range, walk->rs->path, uuid);
+}
+
 static void replica_report(void *ctx, struct store_replica *replica)
 {
 	struct replica_walk *walk = ctx;
@@ -101,8 +142,10 @@ static void replica_report(void *ctx, struct store_replica *replica)
 	out->seq = info.last_seq;
 	out->commit_seq = info.commit_seq;
 	out->used_bytes = info.used_blocks * BLOCK_BYTES;
-	if (info.suspect)
-		out->note = arena_copy(walk->arena, "its log is suspect");
+	if (info.suspect) {
+		out->state = arena_copy(walk->arena, "suspect");
+		out->note = suspect_note(walk, &info);
+	}
 	walk->out[walk->count++] = out;
 }
 
@@ -153,6 +196,7 @@ static const struct metric_desc store_descs[STORE_METRICS] = {
 	{"holdfast_store_crc_errors_total", "Blocks whose checksum was wrong", METRIC_COUNTER,
 	 false},
 	{"holdfast_store_io_slow_total", "Device operations that were slow", METRIC_COUNTER, false},
+	{"holdfast_store_bad_blocks", "Blocks on the bad-block list", METRIC_GAUGE, false},
 };
 static const struct metric_desc node_descs[NODE_METRICS] = {
 	{"holdfast_node_connections", "Connections", METRIC_GAUGE, false},
@@ -199,6 +243,7 @@ static void store_metrics_update(struct role_store *rs)
 		info->read_blocks,
 		info->crc_errors,
 		info->io_slow,
+		info->bad_blocks,
 	};
 	for (uint32_t i = 0; i < STORE_METRICS; i++)
 		metric_set(&rs->metrics[i], (int64_t)values[i]);

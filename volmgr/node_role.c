@@ -7,8 +7,7 @@
  * N2  It serves only peers of the cluster that it first joined; the cluster's uuid comes with the
  *     first heartbeat and is kept (daemon.h, D3). With the manager away a node that knows its
  *     cluster starts and serves all the same: heartbeats matter to status and placement only.
- * N3  A store that fails is taken out on the next turn of the loop (never inside the store's own
- *     callback), its sessions end, and it stays out until the process is started again.
+ * N3  A store that fails is taken out, and opened again through recovery by itself (node_stores.c).
  * N4  The end in order: no more admin calls, then no more connections, then each store is closed
  *     with a checkpoint. Killed at any point, the stores recover.
  */
@@ -26,7 +25,6 @@
 #define BEAT_INTERVAL_MIN_NS 100000000ull
 #define BEAT_INTERVAL_MAX_NS 10000000000ull
 #define IDLE_INTERVAL_NS     4000000000ull
-#define STACK_BYTES          ((size_t)256 << 10)
 
 /* Anything after a comma that says KEY=VALUE is a label; other commas belong to the path. */
 int store_option_parse(const char *text, char path[STORE_PATH_BYTES], char type[LABEL_BYTES],
@@ -132,90 +130,6 @@ static const struct config_table node_table = {
 	.check = node_options_check,
 };
 
-/* ---- stores ---- */
-
-static void stores_take_out(struct env_timer *timer)
-{
-	struct node_role *role = CONTAINER_OF(timer, struct node_role, store_timer);
-	for (uint32_t i = 0; i < role->store_count; i++) {
-		struct role_store *rs = &role->stores[i];
-		if (!rs->is_failed || rs->is_removed || rs->store == NULL || role->node == NULL)
-			continue;
-		rs->is_removed = true;
-		node_remove_store(role->node, rs->store);
-		log_event(LOG_ERROR, "node", "store_taken_out", "path=%s reason=%s",
-			  LOG_Q(rs->path), LOG_Q(rs->reason));
-	}
-}
-
-static void store_failed(void *ctx, int status, const char *what)
-{
-	struct role_store *rs = ctx;
-	struct node_role *role = rs->role;
-	rs->is_failed = true;
-	rs->last.failed = true;
-	snprintf(rs->reason, sizeof(rs->reason), "%s: %s", what, err_name(status));
-	role->store_timer.fire = stores_take_out;
-	env_timer_set(role->daemon->env, &role->store_timer, 0);
-}
-
-static void store_open_one(struct co *co, struct role_store *rs)
-{
-	struct node_role *role = rs->role;
-	struct store_config config;
-	struct err err = {0};
-	store_config_default(&config);
-	config.failed = store_failed;
-	config.ctx = rs;
-	struct daemon_wait wait = {0};
-	int rc;
-	do
-		rc = store_open(co, role->daemon->env, rs->path, &config, &rs->store, &err);
-	while (daemon_wait_predecessor(&wait, rc, &err));
-	if (rc < 0) {
-		rs->store = NULL;
-		rs->is_failed = true;
-		snprintf(rs->reason, sizeof(rs->reason), "%.180s", err_text(&err));
-		log_event(LOG_ERROR, "node", "store_open_failed", "path=%s error=%s",
-			  LOG_Q(rs->path), LOG_Q(err_text(&err)));
-		if (role->open_err.code == 0)
-			role->open_err = err;
-		return;
-	}
-	store_info(rs->store, &rs->last);
-	log_event(LOG_INFO, "node", "store_opened", "path=%s replicas=%u incarnation=%lu",
-		  LOG_Q(rs->path), rs->last.replica_count, (unsigned long)rs->last.incarnation);
-}
-
-static void stores_open_job(struct co *co, void *arg)
-{
-	struct node_role *role = arg;
-	for (uint32_t i = 0; i < role->store_count; i++)
-		store_open_one(co, &role->stores[i]);
-	role->is_opened = true;
-}
-
-static int stores_open(struct node_role *role, struct err *err)
-{
-	const struct config_strings *paths = &role->options->stores;
-	role->store_count = paths->count;
-	for (uint32_t i = 0; i < paths->count; i++) {
-		struct role_store *rs = &role->stores[i];
-		rs->role = role;
-		int rc = store_option_parse(paths->items[i], rs->path, rs->type, err);
-		if (rc < 0)
-			return rc;
-	}
-	co_start(role->co, stores_open_job, role);
-	loop_run_until(role->daemon->loop, &role->is_opened, 0);
-	for (uint32_t i = 0; i < role->store_count; i++)
-		if (role->stores[i].store != NULL)
-			return 0;
-	if (err != NULL)
-		*err = role->open_err;
-	return role->open_err.code;
-}
-
 /* ---- serving ---- */
 
 static int node_serve(struct node_role *role, struct err *err)
@@ -236,14 +150,7 @@ static int node_serve(struct node_role *role, struct err *err)
 	if (rc < 0)
 		return err_wrap(err, rc, "listen on '%s'", role->listen);
 	role->node = node;
-	for (uint32_t i = 0; i < role->store_count; i++) {
-		struct role_store *rs = &role->stores[i];
-		struct err add_err = {0};
-		if (rs->store == NULL || rs->is_failed)
-			continue;
-		if (node_add_store(node, rs->store, &add_err) < 0)
-			store_failed(rs, add_err.code, err_text(&add_err));
-	}
+	node_stores_serve(role);
 	daemon_ready(daemon);
 	return 0;
 }
@@ -394,14 +301,9 @@ static int addresses_fill(struct node_role *role, struct err *err)
 	return 0;
 }
 
-static void stores_close_job(struct co *co, void *arg)
+/* The stores are closed. */
+static void stop_stores_done(struct node_role *role)
 {
-	struct node_role *role = arg;
-	for (uint32_t i = 0; i < role->store_count; i++) {
-		if (role->stores[i].store != NULL)
-			store_close(co, role->stores[i].store);
-		role->stores[i].store = NULL;
-	}
 	role->is_opened = false;
 	if (role->beat_running)
 		rpc_async_cancel(&role->beat);
@@ -410,8 +312,7 @@ static void stores_close_job(struct co *co, void *arg)
 
 static void stop_node_done(void *ctx)
 {
-	struct node_role *role = ctx;
-	co_start(role->co, stores_close_job, role);
+	node_stores_close(ctx, stop_stores_done);
 }
 
 static void stop_admin_done(struct rpc_stop *stop)
@@ -428,7 +329,6 @@ static void node_stop(void *ctx)
 	struct node_role *role = ctx;
 	role->is_stopping = true;
 	env_timer_cancel(role->daemon->env, &role->timer);
-	env_timer_cancel(role->daemon->env, &role->store_timer);
 	role->rpc_stop = (struct rpc_stop){.loop = role->daemon->loop, .done = stop_admin_done};
 	if (rpc_server_stop_start(role->server, 500, &role->rpc_stop) < 0)
 		stop_admin_done(&role->rpc_stop);
@@ -441,7 +341,7 @@ static void role_free(struct node_role *role)
 	rpc_client_destroy(role->client);
 	rpc_server_destroy(role->server);
 	node_metrics_remove(role);
-	co_destroy(role->co);
+	node_stores_free(role);
 	free(role);
 }
 
@@ -449,7 +349,7 @@ static int node_start(struct node_role *role, struct err *err)
 {
 	int rc = addresses_fill(role, err);
 	if (rc == 0)
-		rc = stores_open(role, err);
+		rc = node_stores_open(role, err);
 	if (rc == 0)
 		rc = node_metrics_add(role, err);
 	if (rc == 0)
@@ -467,8 +367,7 @@ static int node_run(struct daemon *daemon, const void *options, struct err *err)
 	role->daemon = daemon;
 	role->options = options;
 	role->interval_ns = BEAT_INTERVAL_NS;
-	role->co = co_create(daemon->env, STACK_BYTES);
-	int rc = role->co == NULL ? err_set(err, -ENOMEM, "out of memory") : node_start(role, err);
+	int rc = node_start(role, err);
 	if (rc < 0)
 		return rc; /* the process ends; stores that are open recover as after a crash */
 	role->timer.fire = beat_send;

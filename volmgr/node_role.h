@@ -13,7 +13,7 @@
 
 #define NODE_ROLE_STORES_MAX   16
 #define NODE_ROLE_REPLICAS_MAX 8192 /* in one report */
-#define STORE_METRICS          12
+#define STORE_METRICS          13
 #define STORE_PATH_BYTES       4096
 #define NODE_METRICS           7
 
@@ -32,11 +32,17 @@ struct role_store {
 	struct node_role *role;
 	char path[STORE_PATH_BYTES];
 	char type[LABEL_BYTES];
-	struct store *store;    /* NULL: could not be opened */
+	struct store *store;    /* NULL: it is not open */
 	struct store_info last; /* kept for reports after it failed */
 	bool is_failed;
-	bool is_removed; /* taken out of the node */
-	char reason[192];
+	bool is_busy;     /* its coroutine opens or closes it */
+	bool is_closing;  /* busy with that: I/O of a failed store may take long to end */
+	bool is_final;    /* what failed does not pass by itself: a person has to act */
+	char reason[512]; /* why it failed */
+	struct co *co;
+	struct env_timer timer; /* takes it out, or opens it again */
+	uint64_t pause_ns;      /* before the next attempt; grows with each */
+	uint64_t opened_ns;     /* when it was opened last */
 	struct metric metrics[STORE_METRICS];
 };
 
@@ -55,12 +61,11 @@ struct node_role {
 	bool manager_lost; /* said so already */
 	bool refused;      /* said so already */
 	struct env_timer timer;
-	struct env_timer store_timer; /* takes failed stores out */
 	uint64_t interval_ns;
 	uint64_t idle_ns; /* when memory that is not used was last looked for */
 	struct metric metrics[NODE_METRICS];
-	struct co *co; /* opens and closes stores */
-	struct err open_err;
+	struct err open_err; /* of the first store that could not be opened */
+	void (*closed)(struct node_role *role);
 	bool is_opened;
 	bool is_stopping;
 	struct rpc_stop rpc_stop;
@@ -69,6 +74,14 @@ struct node_role {
 /* --store: "PATH" or "PATH,type=LABEL". Fills both; 0, or -EINVAL with a sentence. */
 int store_option_parse(const char *text, char path[STORE_PATH_BYTES], char type[LABEL_BYTES],
 		       struct err *err);
+/* node_stores.c: the stores' life. open: all of them, once; 0 when one is open at least. serve: the node is there.
+ * close: each with a checkpoint, then closed(). free: memory. */
+int node_stores_open(struct node_role *role, struct err *err);
+void node_stores_serve(struct node_role *role);
+void node_stores_close(struct node_role *role, void (*closed)(struct node_role *role));
+void node_stores_free(struct node_role *role);
+/* When a failed store is opened again; 0: not by itself. */
+uint64_t node_store_retry_ns(const struct role_store *rs);
 
 /* node_report.c: what the node tells. In `arena`. */
 Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *arena);

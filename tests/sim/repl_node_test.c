@@ -383,3 +383,31 @@ TEST(repl_node, a_restarted_node_waits_out_the_leases_of_its_former_life)
 	free(raw);
 	free(again);
 }
+
+TEST(repl_node, a_store_that_goes_ends_its_replicas_alone_and_comes_back_behind_its_leases)
+{
+	struct fixture f;
+	struct err err;
+	fixture_open(&f);
+	struct raw *old = raw_open(&f, true);
+	struct raw *new = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, old, 3, 1), WIRE_OK);
+	sim_run_for(f.sim,
+		    5 * SIM_S); /* what counts is when the store came, not when the node did */
+	node_remove_store(f.node, f.store);
+	const struct wire_header *ack = raw_next(&f, old, WIRE_ACK, SIM_S);
+	CHECK(ack != NULL);
+	const struct wire_ack *body = (const void *)(ack + 1);
+	CHECK_EQ(le32_get(body->status), WIRE_EIO); /* ESTALE would end the coordinator */
+	CHECK_EQ(prepare_status(&f, old, 3, 2), WIRE_ENOENT);
+	CHECK_EQ(node_add_store(f.node, f.store, &err), 0);
+	CHECK_EQ(prepare_status(&f, old, 3, 3), WIRE_OK); /* its own epoch: at once */
+	node_remove_store(f.node, f.store);
+	CHECK_EQ(node_add_store(f.node, f.store, &err), 0);
+	raw_prepare(new, 4, 1, 1);
+	CHECK(raw_next(&f, new, WIRE_PROMISE, 900 * SIM_MS) == NULL);
+	CHECK(raw_next(&f, new, WIRE_PROMISE, 300 * SIM_MS) != NULL);
+	fixture_close(&f);
+	free(old);
+	free(new);
+}

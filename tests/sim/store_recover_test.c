@@ -94,32 +94,6 @@ TEST(store_recover, a_killed_process_leaves_a_prefix_with_everything_acknowledge
 		random_run(seed, SIM_KILL_PROCESS, 8);
 }
 
-/* Place of the newest descriptor that holds a record of this kind (0: any append) of the slot. */
-static uint64_t find_record(struct rig *rig, uint8_t op, uint64_t seq)
-{
-	struct store_info info;
-	store_info(rig->store, &info);
-	_Alignas(8) static char block[BLOCK_BYTES];
-	for (uint64_t place = 16; place < 16 + info.ring_blocks; place++) {
-		struct desc_header h;
-		sim_image_read(sim_disk_current(rig->disk), place * BLOCK_BYTES, block, BLOCK_BYTES);
-		if (!desc_decode(block, &info.uuid, &h) || h.incarnation != info.incarnation)
-			continue;
-		const char *at = block + sizeof(struct desc_block);
-		for (uint32_t i = 0, left = h.record_bytes; i < h.record_count; i++) {
-			struct log_record record;
-			size_t bytes;
-			CHECK_EQ(record_decode(at, left, &record, &bytes, NULL), 0);
-			if (record.op == op && record.seq == seq && record.slot == 0)
-				return place;
-			at += bytes;
-			left -= (uint32_t)bytes;
-		}
-	}
-	CHECK(false, "no such record in the ring");
-	return 0;
-}
-
 TEST(store_recover, rot_of_a_witnessed_descriptor_makes_what_it_hits_suspect)
 {
 	struct rig *rig = rig_start(1);
@@ -128,7 +102,7 @@ TEST(store_recover, rot_of_a_witnessed_descriptor_makes_what_it_hits_suspect)
 		CHECK_EQ(rig_write(rig, 1, LOG_WRITE, i, 1), 0);
 	}
 	sim_run_for(rig->sim, 50 * SIM_MS); /* sealed */
-	uint64_t place = find_record(rig, LOG_WRITE, 3);
+	uint64_t place = rig_find_record(rig, LOG_WRITE, 3);
 	rig_crash(rig, SIM_KILL_POWER);
 	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
 	CHECK_EQ(rig_open(rig), 0);
@@ -158,7 +132,7 @@ TEST(store_recover, a_gap_makes_leases_and_promises_unknown_also_where_it_is_bri
 		CHECK_EQ(rig_write(rig, 0, LOG_WRITE, i, 1), 0);
 	CHECK_EQ(rig_write(rig, 1, LOG_WRITE, 0, 1), 0);
 	sim_run_for(rig->sim, 50 * SIM_MS);
-	uint64_t place = find_record(rig, LOG_WRITE, 3);
+	uint64_t place = rig_find_record(rig, LOG_WRITE, 3);
 	rig_crash(rig, SIM_KILL_POWER);
 	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
 	CHECK_EQ(rig_open(rig), 0);
@@ -201,7 +175,7 @@ TEST(store_recover, an_unwitnessed_bad_descriptor_was_never_written)
 	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
 	sim_run_for(rig->sim, 50 * SIM_MS);
 	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 1, 1), 0);
-	uint64_t place = find_record(rig, LOG_WRITE, 2);
+	uint64_t place = rig_find_record(rig, LOG_WRITE, 2);
 	rig_crash(rig, SIM_KILL_POWER); /* before the seal */
 	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
 	CHECK_EQ(rig_open(rig), 0);

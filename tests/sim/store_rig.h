@@ -13,6 +13,7 @@
 
 #include "base/co.h"
 #include "base/crc32c.h"
+#include "store/desc.h"
 #include "store/store.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/unit/test.h"
@@ -49,6 +50,7 @@ struct rig_call {
 		struct store_promise promise;
 		struct store_adopt adopt;
 		struct store_lease lease;
+		struct store_accept_loss loss;
 		struct store_log_read log_read;
 		struct store_repair repair;
 		struct store_extents extents;
@@ -485,6 +487,33 @@ static inline void rig_check_prefix(struct rig *rig, unsigned volume)
 	CHECK(info.log_epoch >= v->epoch);
 	rig_check_volume(rig, volume, info.last_seq);
 	v->last_seq = v->acked_seq = info.last_seq;
+}
+
+/* Place of the newest descriptor that holds a record of this kind (0: any append) of the slot. */
+static inline uint64_t rig_find_record(struct rig *rig, uint8_t op, uint64_t seq)
+{
+	struct store_info info;
+	store_info(rig->store, &info);
+	_Alignas(8) static char block[BLOCK_BYTES];
+	for (uint64_t place = 16; place < 16 + info.ring_blocks; place++) {
+		struct desc_header h;
+		sim_image_read(sim_disk_current(rig->disk), place * BLOCK_BYTES, block,
+			       BLOCK_BYTES);
+		if (!desc_decode(block, &info.uuid, &h) || h.incarnation != info.incarnation)
+			continue;
+		const char *at = block + sizeof(struct desc_block);
+		for (uint32_t i = 0, left = h.record_bytes; i < h.record_count; i++) {
+			struct log_record record;
+			size_t bytes;
+			CHECK_EQ(record_decode(at, left, &record, &bytes, NULL), 0);
+			if (record.op == op && record.seq == seq && record.slot == 0)
+				return place;
+			at += bytes;
+			left -= (uint32_t)bytes;
+		}
+	}
+	CHECK(false, "no such record in the ring");
+	return 0;
 }
 
 #endif

@@ -61,7 +61,8 @@ TEST(store_open, both_copies_of_the_newest_root_bad_is_a_lost_store)
 	sim_disk_flip(rig->disk, (1 + slot) * BLOCK_BYTES + 40, 3);
 	sim_disk_flip(rig->disk, (16 + info.ring_blocks + slot) * BLOCK_BYTES + 40, 3);
 	CHECK_EQ(rig_open(rig), -EUCLEAN);
-	CHECK(strstr(rig->err.text, "lost"), "%s", rig->err.text);
+	CHECK(strstr(rig->err.text, "lost") && strstr(rig->err.text, "store format"), "%s",
+	      rig->err.text);
 	rig_destroy(rig);
 }
 
@@ -299,10 +300,18 @@ TEST(store_failure, an_error_of_a_write_ends_everything_once)
 	rig_destroy(rig);
 }
 
+/* The disk stops to answer, when the prewriter has done its work. */
+static void rig_stall(struct rig *rig)
+{
+	sim_run_for(rig->sim, 2 * SIM_S);
+	CHECK_EQ(sim_disk_in_flight(rig->disk), 0);
+	sim_disk_stall(rig->disk, true);
+}
+
 TEST(store_failure, a_write_that_hangs_fails_the_store_at_its_deadline)
 {
 	struct rig *rig = rig_start(1);
-	sim_disk_stall(rig->disk, true);
+	rig_stall(rig);
 	rig_write_async(rig, 0, LOG_WRITE, 0, 1);
 	sim_run_for(rig->sim, 3 * SIM_S);
 	struct store_info info;
@@ -315,6 +324,84 @@ TEST(store_failure, a_write_that_hangs_fails_the_store_at_its_deadline)
 	sim_disk_stall(rig->disk, false);
 	rig_drain(rig);
 	CHECK_EQ(rig->calls[0].status, -EIO);
+	rig_destroy(rig);
+}
+
+/* A block is in the map, and nothing of the map is cached. */
+static void map_and_reopen(struct rig *rig)
+{
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+	rig_close(rig);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_take(rig, 0, 2);
+}
+
+static void expect_deadline(struct rig *rig)
+{
+	struct store_info info;
+	sim_run_for(rig->sim, 3 * SIM_S);
+	store_info(rig->store, &info);
+	CHECK_EQ(info.io_slow, 1);
+	CHECK_EQ(rig->failed_count, 0);
+	sim_run_for(rig->sim, 29 * SIM_S);
+	CHECK_EQ(rig->failed_count, 1);
+	CHECK_EQ(rig->failed_status, -ETIMEDOUT);
+	sim_disk_stall(rig->disk, false);
+	CHECK_EQ(sim_run_flag(rig->sim, &rig->sync.is_done, RIG_LIMIT_NS), 0);
+	CHECK_EQ(rig->sync.status, -EIO);
+	rig_close(rig);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_check_prefix(rig, 0);
+}
+
+TEST(store_failure, a_map_look_up_that_hangs_fails_the_store_at_its_deadline)
+{
+	struct rig *rig = rig_start(1);
+	map_and_reopen(rig);
+	rig_stall(rig);
+	struct store_extent extent;
+	struct rig_call *c = rig_sync(rig);
+	c->u.extents = (struct store_extents){.op.done = rig_sync_done,
+					      .length_blocks = RIG_BLOCKS,
+					      .extents = &extent,
+					      .extents_max = 1};
+	store_extents(rig->volumes[0].replica, &c->u.extents);
+	expect_deadline(rig);
+	rig_destroy(rig);
+}
+
+TEST(store_failure, a_fold_that_hangs_in_reading_the_map_fails_the_store_at_its_deadline)
+{
+	struct rig *rig = rig_start(1);
+	map_and_reopen(rig);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 20, 20),
+		 0); /* too much to go inline: nothing to destage */
+	store_commit(rig->volumes[0].replica, rig->volumes[0].acked_seq);
+	rig_stall(rig);
+	struct rig_call *c = rig_sync(rig);
+	store_checkpoint(rig->store, &c->u.op);
+	expect_deadline(rig);
+	rig_destroy(rig);
+}
+
+TEST(store_failure, an_open_that_hangs_ends_with_an_error_when_the_disk_answers)
+{
+	struct rig *rig = rig_start(1);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	rig_close(rig);
+	sim_disk_stall(rig->disk, true);
+	rig->is_done = false;
+	co_start(rig->co, rig_open_job, rig);
+	sim_run_for(rig->sim, 40 * SIM_S);
+	CHECK(!rig->is_done);
+	sim_disk_stall(rig->disk, false);
+	CHECK_EQ(sim_run_flag(rig->sim, &rig->is_done, RIG_LIMIT_NS), 0);
+	CHECK_EQ(rig->status, -ETIMEDOUT);
+	CHECK(strstr(err_text(&rig->err), "deadline"));
+	CHECK_EQ(rig->failed_count, 0);
+	CHECK_EQ(rig_open(rig), 0);
+	rig_check_prefix(rig, 0);
 	rig_destroy(rig);
 }
 

@@ -11,11 +11,13 @@
 
 #include "base/co.h"
 #include "base/env.h"
+#include "store/device.h"
 
 #define MEM_QUEUE_MAX 4096u
 
 struct mem_env {
 	struct env env; /* first */
+	struct device device;
 	uint8_t *bytes;
 	uint64_t size_bytes;
 	uint64_t now_ns;
@@ -87,6 +89,7 @@ static struct mem_env *mem_env_create(uint64_t size_bytes, uint64_t seed)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	assert(mem->bytes != MAP_FAILED);
 	mem->rng = seed;
+	device_init(&mem->device, &mem->env, (struct env_disk *)mem);
 	return mem;
 }
 
@@ -94,11 +97,6 @@ static void mem_env_destroy(struct mem_env *mem)
 {
 	munmap(mem->bytes, mem->size_bytes);
 	free(mem);
-}
-
-static struct env_disk *mem_disk(struct mem_env *mem)
-{
-	return (struct env_disk *)mem;
 }
 
 static int mem_perform(struct mem_env *mem, const struct env_io *io)

@@ -35,7 +35,7 @@ static struct bed *bed_open(uint64_t seed, uint64_t pool_bytes)
 	struct bed *bed = calloc(1, sizeof(*bed));
 	bed->mem = mem_env_create(1 << 20, seed);
 	struct space_geometry geometry = {.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS};
-	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
+	bed->space = space_create(&bed->mem->device, &geometry);
 	bed->pool = delta_pool_create(pool_bytes);
 	delta_init(&bed->delta, bed->pool, bed->space);
 	return bed;

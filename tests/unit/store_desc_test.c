@@ -10,6 +10,7 @@
 
 #define GOLDEN_PATH "tests/golden/store_records_v1.bin"
 #define GOLDEN_SEALED_PATH "tests/golden/store_page_sealed_v1.bin"
+#define GOLDEN_LOSS_PATH   "tests/golden/store_record_loss_v1.bin"
 
 static const struct uuid uuid = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}};
 
@@ -120,6 +121,29 @@ TEST(store_desc, every_record_kind_has_the_golden_bytes)
 	_Alignas(8) char block[BLOCK_BYTES];
 	encode_block(block);
 	golden_compare(GOLDEN_PATH, block);
+}
+
+TEST(store_desc, an_accepted_loss_has_the_golden_bytes)
+{
+	_Alignas(8) char block[BLOCK_BYTES] = {0};
+	struct record_loss_body body = {le64_make(41), le64_make(UINT64_MAX)}, *got_body;
+	struct log_record record = {.op = RECORD_ACCEPT_LOSS,
+				    .slot = 3,
+				    .shard = 1,
+				    .node = 7,
+				    .time_ms = 1700000000000,
+				    .body = &body,
+				    .body_bytes = sizeof(body)};
+	struct log_record got;
+	size_t bytes = record_encode(&record, block), got_bytes;
+	golden_compare(GOLDEN_LOSS_PATH, block);
+	CHECK_EQ(record_decode(block, bytes, &got, &got_bytes, NULL), 0);
+	CHECK_EQ(got_bytes, bytes);
+	CHECK(got.op == RECORD_ACCEPT_LOSS && got.slot == 3);
+	got_body = (struct record_loss_body *)got.body;
+	CHECK_EQ(le64_get(got_body->suspect_after), 41);
+	CHECK_EQ(le64_get(got_body->suspect_until), UINT64_MAX);
+	CHECK_EQ(record_decode(block, bytes - 8, &got, &got_bytes, NULL), -EUCLEAN);
 }
 
 TEST(store_desc, a_sealed_page_has_the_golden_bytes)

@@ -38,13 +38,12 @@ static struct bed *bed_open(uint64_t seed)
 	bed->mem = mem_env_create((uint64_t)DEVICE_BLOCKS * BLOCK_BYTES, seed);
 	struct space_geometry geometry = {
 		.data_start = DATA_START, .size_blocks = DEVICE_BLOCKS, .store_uuid = test_uuid};
-	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
-	bed->ctx = (struct index_ctx){
-		.cache = cache_create(&bed->mem->env, mem_disk(bed->mem), 0, &test_uuid),
-		.space = bed->space,
-		.writer = writer_create(&bed->mem->env, mem_disk(bed->mem)),
-		.bounds = {test_uuid, DATA_START, DEVICE_BLOCKS},
-		.scratch = index_scratch_create()};
+	bed->space = space_create(&bed->mem->device, &geometry);
+	bed->ctx = (struct index_ctx){.cache = cache_create(&bed->mem->device, 0, &test_uuid),
+				      .space = bed->space,
+				      .writer = writer_create(&bed->mem->device),
+				      .bounds = {test_uuid, DATA_START, DEVICE_BLOCKS},
+				      .scratch = index_scratch_create()};
 	return bed;
 }
 

@@ -68,8 +68,8 @@ static void bed_memory(struct bed *bed)
 					 .delta_bytes = bed->delta_bytes,
 					 .fold_entries = bed->fold_entries,
 					 .store_uuid = test_uuid};
-	bed->space = space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
-	bed->pool = map_pool_create(&bed->mem->env, mem_disk(bed->mem), bed->space, &config);
+	bed->space = space_create(&bed->mem->device, &geometry);
+	bed->pool = map_pool_create(&bed->mem->device, bed->space, &config);
 }
 
 static void run_add(void *ctx, const struct run_entry *entry)
@@ -1106,8 +1106,8 @@ TEST(map, figures_are_printed)
 					 .fold_entries = 1,
 					 .store_uuid = test_uuid};
 	struct bed bed = {.mem = mem, .trim_pages = 1, .sink = {.add = run_add, .ctx = &bed}};
-	bed.space = space_create(&mem->env, mem_disk(mem), &geometry);
-	bed.pool = map_pool_create(&mem->env, mem_disk(mem), bed.space, &config);
+	bed.space = space_create(&mem->device, &geometry);
+	bed.pool = map_pool_create(&mem->device, bed.space, &config);
 	bed.root.head_node = 1;
 	bed.map = map_create(bed.pool, &bed.root);
 	double start = seconds();

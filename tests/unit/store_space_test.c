@@ -26,7 +26,7 @@ static struct space *bed_space(struct bed *bed, bool prewrite)
 					  .store_uuid = test_uuid,
 					  .prewrite = prewrite,
 					  .written_blocks = DATA_START};
-	return space_create(&bed->mem->env, mem_disk(bed->mem), &geometry);
+	return space_create(&bed->mem->device, &geometry);
 }
 
 static void bed_open(struct bed *bed, uint64_t seed)
