@@ -323,6 +323,14 @@ static void promised(struct member *m)
 		sync_start(m);
 }
 
+/* A connection came and went since it was asked, or is away: the answer is void. */
+static bool prepare_void(struct member *m)
+{
+	if (m->up && m->prepare_life != m->life)
+		prepare(m);
+	return !m->up || m->prepare_busy;
+}
+
 static void prepare_bulk_done(struct peer_request *request, int status,
 			      const struct link_frame *frame)
 {
@@ -333,7 +341,7 @@ static void prepare_bulk_done(struct peer_request *request, int status,
 		coordinator_shutdown_check(m->co);
 		return;
 	}
-	if (!m->up)
+	if (prepare_void(m))
 		return;
 	if (status < 0) {
 		env_timer_after(m->co->env, &m->retry, 200 * MS);
@@ -373,8 +381,8 @@ static void prepare_done(struct peer_request *request, int status, const struct 
 		coordinator_shutdown_check(co);
 		return;
 	}
-	if (!m->up)
-		return; /* asked again when it is back */
+	if (prepare_void(m))
+		return;
 	const struct wire_promise *p = NULL;
 	if (frame != NULL && frame->body_bytes == sizeof(*p))
 		p = frame->body;
@@ -400,6 +408,7 @@ static void prepare(struct member *m)
 	m->life++;
 	m->streaming = false;
 	m->promised = m->bulk_ready = false;
+	m->prepare_life = m->life;
 	peer_session_renew(&m->session);
 	member_state(m, REPLICA_PREPARING, "asking for its promise");
 	prepare_send(m, WIRE_KIND_CLIENT, prepare_done);

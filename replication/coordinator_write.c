@@ -349,7 +349,8 @@ void member_ack(struct member *m, const struct wire_ack *ack)
 	int status = wire_status_to((uint16_t)le32_get(ack->status));
 	if (le64_get(ack->epoch) != co->epoch || seq > co->last_seq)
 		return;
-	m->free_blocks = le64_get(ack->free_blocks);
+	if (status == 0)
+		m->free_blocks = le64_get(ack->free_blocks);
 	uint64_t *acked = le32_get(ack->shadow) != 0 ? &m->shadow_acked : &m->acked_seq;
 	for (uint64_t s = *acked + 1; s <= seq; s++) {
 		const struct window_entry *e = window_find(co, s);
@@ -368,7 +369,8 @@ void member_ack(struct member *m, const struct wire_ack *ack)
 		m->streaming = false;
 		m->stream_error = status;
 		member_state(m, REPLICA_SYNCING, err_name(status));
-		env_timer_after(co->env, &m->retry, 500000000ull); /* then attach anew */
+		/* then attach anew; at once when it only lost the session */
+		env_timer_after(co->env, &m->retry, status == -ENOENT ? 0 : 500000000ull);
 	}
 	commit_advance(co);
 	if (co->ended)

@@ -143,7 +143,7 @@ static void reply_sent(struct link_send *send, int status)
 
 void node_reply(struct node_op *op, uint16_t type, int status, uint32_t body_bytes)
 {
-	if (op->request_id == 0 || op->conn->io == NULL) {
+	if ((op->request_id == 0 && type != WIRE_ACK) || op->conn->io == NULL) {
 		node_op_put(op);
 		return;
 	}
@@ -211,8 +211,7 @@ static void conn_frame(void *ctx, const struct link_frame *frame)
 	}
 	struct node_session *session = node_session_find(conn, le32_get(frame->header->session));
 	if (session == NULL) {
-		/* A session that was fenced and replaced: late frames are answered, not punished. */
-		node_reply(node_op_get(conn, NULL, frame), WIRE_DONE, -ESTALE, 0);
+		node_session_missing(conn, frame);
 		return;
 	}
 	node_session_frame(session, frame);
@@ -348,7 +347,7 @@ void node_remove_store(struct node *node, struct store *store)
 		struct node_replica *nr = CONTAINER_OF(n, struct node_replica, link);
 		if (nr->store == store) {
 			nr->deleting = true;
-			node_replica_fence(nr, UINT64_MAX);
+			node_replica_fence(nr, UINT64_MAX, -EIO);
 			node_replica_drop(nr);
 		}
 	}

@@ -132,8 +132,9 @@ struct node_op *node_op_get(struct node_conn *conn, struct node_session *session
 			    const struct link_frame *frame);
 /* Gives slot and buffer back without a reply. */
 void node_op_put(struct node_op *op);
-/* Replies with status and body_bytes of op->body (padded), payload iov count pieces from out.iov[2];
- * the slot is given back when the reply was sent. Nothing is sent when request_id is 0. */
+/* Replies with status and body_bytes of op->body (padded), payload iov count pieces from
+ * out.iov[2]; the slot is given back when the reply was sent. Nothing but an ACK is sent when
+ * request_id is 0. */
 void node_reply(struct node_op *op, uint16_t type, int status, uint32_t body_bytes);
 void node_violation(struct node_conn *conn, const char *reason);
 
@@ -146,8 +147,11 @@ void node_status(struct node_conn *conn, const struct link_frame *frame);
 void node_lease(struct node_conn *conn, const struct link_frame *frame);
 void node_sessions_end(struct node_conn *conn, bool clean);
 void node_session_unref(struct node_session *session);
-/* Ends every session of a replica (delete, store gone). */
-void node_replica_fence(struct node_replica *nr, uint64_t below_epoch);
+/* Ends every session of a replica below an epoch; status says why (-ESTALE: a newer epoch was
+ * promised). */
+void node_replica_fence(struct node_replica *nr, uint64_t below_epoch, int status);
+/* A frame of a session that is not there. */
+void node_session_missing(struct node_conn *conn, const struct link_frame *frame);
 void node_replica_drop(struct node_replica *nr);
 void node_ack_later(struct node_session *session);
 /* One of session->appends has ended. */

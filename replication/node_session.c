@@ -157,6 +157,26 @@ void node_session_unref(struct node_session *session)
 	node_replica_drop(nr);
 }
 
+/*
+ * Late frames of a session that was replaced are answered, not punished. Those of the stream have
+ * no reply, but silence would be taken for a slow disk: an ACK says that nobody listens.
+ */
+void node_session_missing(struct node_conn *conn, const struct link_frame *frame)
+{
+	struct node_op *op = node_op_get(conn, NULL, frame);
+	le64 epoch; /* what the bodies of APPEND and COMMIT begin with */
+	if ((op->type != WIRE_APPEND && op->type != WIRE_COMMIT) ||
+	    frame->body_bytes < sizeof(epoch)) {
+		node_reply(op, WIRE_DONE, -ESTALE, 0);
+		return;
+	}
+	memcpy(&epoch, frame->body, sizeof(epoch));
+	struct wire_ack *ack = (struct wire_ack *)op->body;
+	*ack = (struct wire_ack){.epoch = epoch, .status = le32_make(WIRE_ENOENT)};
+	op->request_id = 0;
+	node_reply(op, WIRE_ACK, 0, sizeof(*ack));
+}
+
 static void session_kill(struct node_session *session)
 {
 	if (session->dead)
@@ -186,7 +206,7 @@ static void fence_sent(struct link_send *send, int status)
 }
 
 /* Told at once, in stream order, before any later lease grant on this connection. */
-static void session_fence(struct node_session *session)
+static void session_fence(struct node_session *session, int status)
 {
 	if (session->fenced)
 		return;
@@ -197,7 +217,7 @@ static void session_fence(struct node_session *session)
 	session->fence_ack_body = (struct wire_ack){
 		.epoch = le64_make(session->epoch),
 		.last_seq = le64_make(session->acked_seq),
-		.status = le32_make(WIRE_ESTALE),
+		.status = le32_make(wire_status_from(status)),
 	};
 	session->ops++;
 	session->fence_ack.header = (struct wire_header){
@@ -212,12 +232,12 @@ static void session_fence(struct node_session *session)
 	link_send(session->conn->io, &session->fence_ack);
 }
 
-void node_replica_fence(struct node_replica *nr, uint64_t below_epoch)
+void node_replica_fence(struct node_replica *nr, uint64_t below_epoch, int status)
 {
 	list_for_each_safe (n, &nr->sessions) {
 		struct node_session *session = CONTAINER_OF(n, struct node_session, replica_link);
 		if (session->epoch < below_epoch && !session->dead)
-			session_fence(session);
+			session_fence(session, status);
 	}
 }
 
@@ -341,8 +361,14 @@ static void promise_finish(struct node_op *op)
 	 * sent may still become stable: the positions are only final when nothing of it is under way. */
 	list_for_each_safe (n, &nr->sessions) {
 		struct node_session *old = CONTAINER_OF(n, struct node_session, replica_link);
-		if (!old->dead && old->conn->kind == conn->kind && old->epoch == epoch)
-			session_kill(old); /* may free it */
+		if (old->dead || old->conn->kind != conn->kind || old->epoch != epoch)
+			continue;
+		if (old->conn == conn && (int32_t)(old->id - id) > 0) {
+			answer_promise(op, nr,
+				       -ESTALE); /* it was asked again before we came to this */
+			return;
+		}
+		session_kill(old); /* may free it */
 	}
 	if (dead_appends(nr)) {
 		list_push_back(&op->node->waiting, &op->link); /* node_append_over() wakes it */
@@ -431,7 +457,7 @@ static void prepare_try(struct node_op *op)
 		return;
 	}
 	nr->promising = epoch;
-	node_replica_fence(nr, epoch);
+	node_replica_fence(nr, epoch, -ESTALE);
 	uint64_t until_ns = lease_block_ns(nr, epoch);
 	if (until_ns > env_now_ns(node->env)) {
 		op->wait_until_ns = until_ns;

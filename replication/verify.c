@@ -129,8 +129,12 @@ static int verify_chunk(struct coordinator *co, struct coordinator_verify *verif
 {
 	struct verify_job *job = (struct verify_job *)co->verify_job;
 	uint64_t seq = co->last_seq;
-	while (!settled(co, seq) && !co->ended && !verify->cancel)
+	uint64_t until_ns = env_now_ns(co->env) + VERIFY_TIMEOUT_NS;
+	while (!settled(co, seq) && !co->ended && !verify->cancel) {
+		if (env_now_ns(co->env) > until_ns)
+			return -ETIMEDOUT; /* writes to the chunk wait meanwhile */
 		co_sleep(co->verifier, VERIFY_POLL_NS);
+	}
 	uint32_t asked = 0, count = 0;
 	for (uint32_t i = 0; i < co->member_count && !co->ended; i++) {
 		if (!comparable(&co->members[i]))
@@ -174,6 +178,8 @@ static int verify_all(struct coordinator *co, struct coordinator_verify *verify)
 			co_sleep(co->verifier, 5000000);
 			continue;
 		}
+		if (rc == -ETIMEDOUT)
+			return -EAGAIN; /* no quorum: the other chunks would wait as long */
 		if (rc < 0)
 			worst = rc;
 		verify->chunks_done = ++chunk;
@@ -188,8 +194,8 @@ static void verifier_run(struct co *self, void *arg)
 	while (!list_empty(&co->verifies)) {
 		struct coordinator_verify *verify =
 			CONTAINER_OF(co->verifies.next, struct coordinator_verify, link);
-		while (!co->open && !co->ended)
-			wait_turn(co);
+		while (!co->open && !co->ended && !verify->cancel)
+			co_sleep(co->verifier, VERIFY_POLL_NS);
 		int rc = verify_all(co, verify);
 		list_remove(&verify->link);
 		verify->done(verify, rc);

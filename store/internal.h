@@ -248,6 +248,7 @@ struct read_job {
 	uint64_t begun_ns;
 	bool slow;
 	bool in_call; /* inside the call that submitted it: done() must wait */
+	bool committed; /* of the map alone */
 	uint64_t address_blocks;
 	uint32_t length_blocks;
 	void *buf;

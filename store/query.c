@@ -193,18 +193,13 @@ static int query_extents(struct co *co, struct store_replica *r, struct store_ex
 
 static int query_changes(struct co *co, struct store_replica *r, struct store_changes *c)
 {
+	/* Before the walk: that no chunk on the way had changed is true as of this. */
+	c->commit_seq = r->head.applied_seq;
 	int rc = map_next_chunk(co, r->map, c->chunk_cursor, c->since_seq, &c->chunk);
+	if (rc == 0)
+		rc = query_lookup(r, c->chunk * STORE_CHUNK_BLOCKS, STORE_CHUNK_BLOCKS);
 	if (rc < 0)
 		return rc;
-	for (uint32_t attempt = 0;; attempt++) {
-		uint64_t before = r->head.applied_seq;
-		rc = query_lookup(r, c->chunk * STORE_CHUNK_BLOCKS, STORE_CHUNK_BLOCKS);
-		if (rc < 0)
-			return rc;
-		c->commit_seq = before;
-		if (r->head.applied_seq == before || attempt == 8)
-			break;
-	}
 	bool bad = false;
 	for (uint32_t i = 0; i < STORE_CHUNK_BLOCKS; i++) {
 		const struct map_version *v = &r->store->query.versions[i];

@@ -446,6 +446,8 @@ static int apply_log_read(struct store_replica *r, struct store_log_read *read)
 		return -ENODATA;
 	r->device->world->log_reads++;
 	const struct fake_entry *e = &r->log.entries[read->seq - r->log.base_seq - 1];
+	if (e->blocks != NULL && e->entry.length_blocks > read->buf_blocks)
+		return -EMSGSIZE;
 	read->entry = e->entry;
 	read->entry.crc32c = read->crc32c_buf;
 	for (uint64_t i = 0; e->blocks != NULL && i < e->entry.length_blocks; i++) {
@@ -465,7 +467,8 @@ static int apply_read(struct store_replica *r, struct store_read *read)
 		return -EINVAL;
 	for (uint32_t i = 0; i < read->length_blocks; i++) {
 		struct fake_version v =
-			version_at(r, read->address_blocks + i, log_last(&r->log));
+			version_at(r, read->address_blocks + i,
+				   read->committed ? r->commit_seq : log_last(&r->log));
 		uint8_t *to = read->buf != NULL ? (uint8_t *)read->buf + (size_t)i * BLOCK_BYTES : NULL;
 		read->crc32c[i] = v.block ? v.block->crc : CRC32C_ZERO_BLOCK;
 		read->block_state[i] = v.block ? STORE_BLOCK_DATA : STORE_BLOCK_ZERO;
@@ -514,6 +517,7 @@ static int apply_repair(struct store_replica *r, struct store_repair *repair)
 static int apply_changes(struct store_replica *r, struct store_changes *c)
 {
 	uint64_t chunks = DIV_UP(r->spec.size_blocks, STORE_CHUNK_BLOCKS);
+	c->commit_seq = r->commit_seq;
 	for (uint64_t chunk = c->chunk_cursor; chunk < chunks; chunk++) {
 		bool changed = false;
 		for (uint32_t i = 0; i < STORE_CHUNK_BLOCKS; i++) {
@@ -536,7 +540,6 @@ static int apply_changes(struct store_replica *r, struct store_changes *c)
 		if (!changed)
 			continue;
 		c->chunk = chunk;
-		c->commit_seq = r->commit_seq;
 		return 0;
 	}
 	return -ENODATA;
