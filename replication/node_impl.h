@@ -18,6 +18,7 @@ struct node_session;
 /* What this process knows of a replica beyond the store: found by handle, created on first use. */
 struct node_replica {
 	struct list link; /* node.replicas */
+	struct node *node;
 	struct store *store;
 	struct store_replica *replica;
 	struct uuid volume_uuid;
@@ -25,6 +26,8 @@ struct node_replica {
 	uint64_t promising;   /* highest epoch asked for: sessions below it are fenced */
 	uint64_t lease_block_ns; /* no promise before: leases of ended connections and of an earlier boot */
 	bool lease_logged;    /* LEASE of this boot is durable */
+	bool lease_none_tried;
+	struct store_lease lease_none; /* of a clean stop */
 	bool deleting;
 };
 
@@ -121,6 +124,7 @@ struct node {
 	struct list waiting; /* PREPAREs that wait for a lease to run out */
 	struct env_timer wait_timer;
 	bool stopping;
+	uint32_t leases_none_out; /* LEASE none under way in the stores */
 	void (*shutdown_done)(void *ctx);
 	void *shutdown_ctx;
 	struct node_info counters;
@@ -137,6 +141,8 @@ void node_op_put(struct node_op *op);
  * request_id is 0. */
 void node_reply(struct node_op *op, uint16_t type, int status, uint32_t body_bytes);
 void node_violation(struct node_conn *conn, const char *reason);
+/* LEASE none is recorded: the stop goes on. */
+void node_leases_ended(struct node *node);
 
 /* node_session.c */
 struct node_replica *node_replica_find(struct node *node, const struct uuid *volume_uuid,
@@ -157,6 +163,10 @@ void node_ack_later(struct node_session *session);
 /* One of session->appends has ended. */
 void node_append_over(struct node_session *session);
 void node_position(struct store_replica *replica, struct store *store, struct wire_promise *ret);
+/* In a stop, with no session left: until when a lease may be out; 0: none. */
+uint64_t node_leases_until_ns(struct node *node);
+/* Records LEASE none wherever a LEASE stands. True: it is done, or was tried. False: node_leases_ended() follows. */
+bool node_leases_end(struct node *node);
 /* Wakes PREPAREs whose lease wait may be over. */
 void node_waiting_check(struct node *node);
 

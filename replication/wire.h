@@ -20,40 +20,39 @@
 #define WIRE_PAYLOAD_BYTES_MAX (1024u * 1024u)
 
 enum wire_type {
-	WIRE_HELLO = 1, /* first frame of both sides: struct wire_hello */
-	WIRE_PING = 2,  /* any time; answered by WIRE_PONG with the same request_id */
+	WIRE_HELLO = 1,	   /* first frame of both sides: struct wire_hello */
+	WIRE_PING = 2,	   /* any time; answered by WIRE_PONG with the same request_id */
 	WIRE_PONG = 3,
-	WIRE_ERROR = 4, /* the sender closes after this: body is a sentence */
+	WIRE_ERROR = 4,	   /* the sender closes after this: body is a sentence */
 
 	/* sessions: client connections (append path) and bulk connections (resync) */
-	WIRE_PREPARE = 16,   /* struct wire_prepare -> WIRE_PROMISE */
-	WIRE_PROMISE = 17,   /* struct wire_promise; status ESTALE: refused, promised tells */
-	WIRE_APPEND = 18,    /* struct wire_entry + crcs + payload; no reply but WIRE_ACK */
-	WIRE_ACK = 19,       /* struct wire_ack, cumulative, unsolicited */
-	WIRE_COMMIT = 20,    /* struct wire_commit: K moved and no append carries it */
-	WIRE_STAGE = 21,     /* like APPEND, into the staged tail; replied to with WIRE_DONE */
-	WIRE_ADOPT = 22,     /* struct wire_adopt -> WIRE_DONE */
-	WIRE_READ = 23,      /* struct wire_read -> WIRE_DATA */
-	WIRE_DATA = 24,      /* struct wire_data + crcs + states, payload */
-	WIRE_LOG_READ = 25,  /* struct wire_log_read -> WIRE_LOG_ENTRY */
-	WIRE_LOG_ENTRY = 26, /* struct wire_entry + crcs, payload */
-	WIRE_LEASE = 27,     /* struct wire_lease -> WIRE_DONE; renews, term 0 releases */
-	WIRE_CHANGES = 28,   /* struct wire_changes -> WIRE_CHUNK (status ENODATA: no more) */
-	WIRE_CHUNK = 29,  /* struct wire_chunk + crcs + states; ENODATA: struct wire_chunk alone */
-	WIRE_SHADOW = 30, /* struct wire_shadow: begin or drop -> WIRE_DONE */
-	WIRE_FILL = 31, /* struct wire_fill + crcs + states, payload of DATA blocks -> WIRE_DONE */
-	WIRE_REPAIR = 32,      /* struct wire_repair, payload of one block -> WIRE_DONE */
-	WIRE_EXTENTS = 33,     /* struct wire_read (length may be large) -> WIRE_EXTENT_LIST */
+	WIRE_PREPARE = 16, /* struct wire_prepare -> WIRE_PROMISE */
+	WIRE_PROMISE = 17, /* struct wire_promise; status ESTALE: refused, promised tells */
+	WIRE_APPEND = 18,  /* struct wire_entry + crcs + payload; no reply but WIRE_ACK */
+	WIRE_ACK = 19,	   /* struct wire_ack, cumulative, unsolicited */
+	WIRE_COMMIT = 20,  /* struct wire_commit: K moved and no append carries it */
+	WIRE_STAGE = 21,   /* like APPEND, into the staged tail; replied to with WIRE_DONE */
+	WIRE_ADOPT = 22,   /* struct wire_adopt -> WIRE_DONE */
+	WIRE_READ = 23,	   /* struct wire_read -> WIRE_DATA */
+	WIRE_DATA = 24,	   /* struct wire_data + crcs + states, payload */
+	WIRE_LOG_READ = 25,/* struct wire_log_read -> WIRE_LOG_ENTRY */
+	WIRE_LOG_ENTRY = 26,/* struct wire_entry + crcs, payload */
+	WIRE_LEASE = 27,   /* struct wire_lease -> WIRE_DONE; renews, term 0 releases */
+	WIRE_CHANGES = 28, /* struct wire_changes -> WIRE_CHUNK (status ENODATA: no more) */
+	WIRE_CHUNK = 29,   /* struct wire_chunk + crcs + states; ENODATA: struct wire_chunk alone */
+	WIRE_SHADOW = 30,  /* struct wire_shadow: begin or drop -> WIRE_DONE */
+	WIRE_FILL = 31,	   /* struct wire_fill + crcs + states, payload of DATA blocks -> WIRE_DONE */
+	WIRE_REPAIR = 32,  /* struct wire_repair, payload of one block -> WIRE_DONE */
+	WIRE_EXTENTS = 33, /* struct wire_read (length may be large) -> WIRE_EXTENT_LIST */
 	WIRE_EXTENT_LIST = 34, /* struct wire_extent[] */
-	WIRE_STATUS = 35,      /* struct wire_target -> WIRE_PROMISE: positions, no promise asked */
-	WIRE_DONE = 36,        /* a reply without content but status */
+	WIRE_STATUS = 35,  /* struct wire_target -> WIRE_PROMISE: positions, no promise asked */
+	WIRE_DONE = 36,	   /* a reply without content but status */
 
 	/* control connections (manager) */
-	WIRE_CREATE = 64, /* struct wire_create -> WIRE_DONE */
-	WIRE_DELETE = 65, /* struct wire_target -> WIRE_DONE */
-	WIRE_LIST = 66,   /* struct wire_list -> WIRE_LISTED */
-	WIRE_LISTED =
-		67, /* struct wire_listed, struct wire_store_info[], struct wire_replica_info[] */
+	WIRE_CREATE = 64,  /* struct wire_create -> WIRE_DONE */
+	WIRE_DELETE = 65,  /* struct wire_target -> WIRE_DONE */
+	WIRE_LIST = 66,	   /* struct wire_list -> WIRE_LISTED */
+	WIRE_LISTED = 67,  /* struct wire_listed, struct wire_store_info[], struct wire_replica_info[] */
 	WIRE_CHECKPOINT = 68, /* struct wire_target, store_uuid only -> WIRE_DONE */
 };
 
@@ -154,9 +153,8 @@ struct wire_ack {
 	le64 last_seq; /* stable prefix */
 	le64 free_blocks;
 	le32 shadow;   /* the position is the shadow's */
-	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over. ESTALE: a newer
-			* epoch was   promised; ENOENT: there is no such session; else an entry was
-			* refused */
+	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over. ESTALE: a newer epoch was
+			* promised; ENOENT: there is no such session; else an entry was refused */
 };
 
 struct wire_commit {
@@ -171,7 +169,7 @@ struct wire_adopt {
 
 #define WIRE_READ_MAP_ONLY 1u /* crcs and states from the map; no payload */
 #define WIRE_READ_VERIFY 2u   /* payload is read and checked, but not sent */
-#define WIRE_READ_COMMITTED 4u   /* what the replica knows to be committed, not the newest */
+#define WIRE_READ_COMMITTED 4u /* what the replica knows to be committed, not the newest */
 struct wire_read {
 	le64 epoch;
 	le64 address_blocks;

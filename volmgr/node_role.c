@@ -9,8 +9,8 @@
  *     cluster starts and serves all the same: heartbeats matter to status and placement only.
  * N3  A store that fails is taken out on the next turn of the loop (never inside the store's own
  *     callback), its sessions end, and it stays out until the process is started again.
- * N4  The end in order: no more admin calls, then no more connections, then each store is closed
- *     with a checkpoint. Killed at any point, the stores recover.
+ * N4  The end in order: no more admin calls, then no more connections, then LEASE none (node.h, R5), then
+ *     each store is closed with a checkpoint. Killed at any point, the stores recover.
  */
 #include "volmgr/node_role.h"
 
@@ -83,7 +83,8 @@ static void stores_take_out(struct env_timer *timer)
 	struct node_role *role = CONTAINER_OF(timer, struct node_role, store_timer);
 	for (uint32_t i = 0; i < role->store_count; i++) {
 		struct role_store *rs = &role->stores[i];
-		if (!rs->is_failed || rs->is_removed || rs->store == NULL || role->node == NULL)
+		if (!rs->is_failed || rs->is_removed || rs->store == NULL || role->node == NULL ||
+		    role->is_stopping)
 			continue;
 		rs->is_removed = true;
 		node_remove_store(role->node, rs->store);
