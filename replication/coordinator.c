@@ -291,6 +291,7 @@ static void promise_take(struct member *m, const struct wire_promise *p)
 	m->commit_hash = le64_get(p->commit_hash);
 	m->floor_seq = le64_get(p->floor_seq);
 	m->free_blocks = le64_get(p->free_blocks);
+	m->size_blocks = le64_get(p->size_blocks);
 	m->suspect = le64_get(p->suspect_after) != le64_get(p->suspect_until);
 }
 
@@ -697,6 +698,9 @@ static void opener_run(struct co *self, void *arg)
 	}
 	co->commit_seq = co->last_seq;
 	co->commit_hash = co->last_hash;
+	/* A resize whose answer was lost stands in the log, not in the record. */
+	co->volume.size_blocks = MAX(co->volume.size_blocks, co->open_source->size_blocks);
+	co->size_issued = co->volume.size_blocks;
 	co->open = true;
 	coordinator_quorum_check(co);
 	if (!co->have_quorum && co->volume.no_quorum_timeout_ns > 0)

@@ -53,7 +53,7 @@ struct member {
 	/* as of PROMISE, then followed */
 	uint64_t log_epoch, last_seq, last_hash, commit_seq, commit_hash, floor_seq;
 	bool suspect;
-	uint64_t free_blocks;
+	uint64_t free_blocks, size_blocks;
 	uint64_t acked_seq;	   /* stable there, in our epoch's log */
 	uint64_t acked_max;	   /* the highest ever: less on return means lost data */
 	/* stream */
@@ -123,6 +123,7 @@ struct coordinator {
 	uint32_t member_count;
 	/* log */
 	uint64_t last_seq, last_hash, commit_seq, commit_hash;
+	uint64_t size_issued;                   /* of the volume, with every entry of the log */
 	uint64_t open_log_epoch, open_last_seq; /* what the open settled on */
 	struct member *open_source;
 	struct window_entry *window;

@@ -172,6 +172,11 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 		request->done(request, -ENOSPC);
 		return true;
 	}
+	if (request->op == COORDINATOR_RESIZE && request->address_blocks < co->size_issued) {
+		request->done(request,
+			      -EINVAL); /* another one came first; no replica would take it */
+		return true;
+	}
 	struct window_entry *e = window_slot(co);
 	if (e == NULL)
 		return false;
@@ -196,6 +201,8 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 	e->sends_out = 0;
 	co->last_seq = e->entry.seq;
 	co->last_hash = e->hash;
+	if (request->op == COORDINATOR_RESIZE)
+		co->size_issued = request->address_blocks;
 	co->by_seq[e->entry.seq % WINDOW_SEQ_MAP] = e;
 	list_push_back(&co->window_used, &e->link);
 	for (uint32_t i = 0; i < co->member_count; i++)
@@ -206,7 +213,7 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 void write_submit(struct coordinator *co, struct coordinator_request *request)
 {
 	/* Behind others that wait: writes keep their order. A refusal comes on the next turn. */
-	if (list_empty(&co->writes_waiting) &&
+	if (list_empty(&co->writes_waiting) && request->op != COORDINATOR_RESIZE &&
 	    (request->op != COORDINATOR_WRITE || space_for(co, request->length_blocks)) &&
 	    write_try(co, request))
 		return;
@@ -296,10 +303,10 @@ static void request_complete(struct coordinator *co, struct window_entry *e, int
 {
 	struct coordinator_request *request = e->request;
 	e->request = NULL;
-	if (request == NULL)
-		return;
 	if (status == 0 && e->entry.op == LOG_RESIZE)
 		co->volume.size_blocks = e->entry.address_blocks;
+	if (request == NULL)
+		return;
 	request->done(request, status);
 }
 

@@ -471,6 +471,7 @@ static void do_shadow(struct node_op *op, const struct link_frame *frame)
 		.epoch = le64_get(shadow.epoch),
 		.first_seq = le64_get(shadow.first_seq),
 		.prev_hash = le64_get(shadow.prev_hash),
+		.size_blocks = le64_get(shadow.size_blocks),
 	};
 	store_shadow_begin(op->session->nr->replica, &op->u.shadow);
 }

@@ -160,7 +160,7 @@ struct member *source_for(struct member *m)
 
 /* ---- log entries from the window or from a source's log, into a call as an entry frame ---- */
 
-static int entry_from_window(struct call *call, const struct window_entry *e)
+static int entry_from_window(struct call *call, struct window_entry *e)
 {
 	memcpy(call->body, &e->body, e->body_bytes);
 	call->body_bytes = e->body_bytes;
@@ -168,7 +168,9 @@ static int entry_from_window(struct call *call, const struct window_entry *e)
 		call_payload_drop(call);
 		return 0;
 	}
+	e->sends_out++; /* to make room others may leave the window, this one not */
 	int rc = payload_room(call, e->payload_bytes);
+	e->sends_out--;
 	if (rc < 0)
 		return rc;
 	memcpy(call->payload, e->payload, e->payload_bytes);
@@ -180,7 +182,7 @@ static int entry_from_window(struct call *call, const struct window_entry *e)
 static int entry_fetch(struct member *m, struct call *call, uint64_t seq, struct member **source)
 {
 	struct coordinator *co = m->co;
-	const struct window_entry *e = window_find(co, seq);
+	struct window_entry *e = window_find(co, seq);
 	call->status = 0;
 	if (e != NULL)
 		return entry_from_window(call, e);

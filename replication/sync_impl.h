@@ -30,6 +30,7 @@ struct sync_job {
 	/* of a shadow: whom chunks are read from, in which life of it */
 	struct member *source;
 	uint32_t source_life;
+	uint64_t size_blocks; /* of the volume at the cut, or more */
 	uint32_t copy_tries; /* since a chunk was copied */
 	struct {
 		uint32_t first, count;

@@ -78,6 +78,7 @@ static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash
 		.epoch = le64_make(m->co->epoch),
 		.first_seq = le64_make(first_seq),
 		.prev_hash = le64_make(prev_hash),
+		.size_blocks = le64_make(m->job->size_blocks),
 		.drop = le32_make(drop),
 	};
 	call_start(call, m, WIRE_SHADOW, sizeof(*shadow));
@@ -255,7 +256,7 @@ static int chunk_copy(struct member *m, uint64_t since, uint64_t min_commit)
 	const struct wire_chunk *head = (const struct wire_chunk *)job->calls[0].body;
 	uint64_t chunk = le64_get(head->chunk), at_seq = le64_get(head->commit_seq);
 	uint64_t first_block = chunk * STORE_CHUNK_BLOCKS;
-	uint64_t blocks = co->volume.size_blocks - MIN(co->volume.size_blocks, first_block);
+	uint64_t blocks = job->size_blocks - MIN(job->size_blocks, first_block);
 	uint32_t runs =
 		chunk_runs(job, (const uint8_t *)(head + 1) + STORE_CHUNK_BLOCKS * 4, blocks);
 	for (uint32_t i = 0, count; rc == 0 && i < runs; i += count) {
@@ -272,7 +273,7 @@ static int chunk_copy(struct member *m, uint64_t since, uint64_t min_commit)
 static int shadow_copy(struct member *m, uint64_t since, uint64_t min_commit)
 {
 	m->resync_chunks_done = 0;
-	m->resync_chunks_total = DIV_UP(m->co->volume.size_blocks, STORE_CHUNK_BLOCKS);
+	m->resync_chunks_total = DIV_UP(m->job->size_blocks, STORE_CHUNK_BLOCKS);
 	for (;;) {
 		int rc = chunk_copy(m, since, min_commit);
 		if (rc == -ENODATA)
@@ -326,6 +327,8 @@ int sync_shadow(struct member *m)
 	uint64_t cut = co->open ? co->commit_seq : source->commit_seq;
 	uint64_t cut_hash = co->open ? co->commit_hash : source->commit_hash;
 	uint64_t since = m->refill ? 0 : MIN(m->commit_seq, cut);
+	/* A resize that was committed may not be in the metadata yet. */
+	m->job->size_blocks = MAX(co->volume.size_blocks, source->size_blocks);
 	member_state(m, REPLICA_SYNCING, "copying what changed");
 	coordinator_event(co, "resync_start", "node=%s source=%s since=%lu cut=%lu",
 			  m->info.node_name, source->info.node_name, since, cut);

@@ -204,6 +204,7 @@ struct wire_chunk {
 
 struct wire_shadow {
 	le64 epoch, first_seq, prev_hash;
+	le64 size_blocks; /* of the volume before first_seq */
 	le32 drop;
 	le32 reserved;
 };
