@@ -95,7 +95,9 @@ static void append_done(struct store_op *store_op, int status)
 	const struct store_append *append = &op->u.append;
 	node_append_over(session);
 	if (status < 0) {
-		stream_broken(session, status);
+		/* That a newer epoch was promised the fence says; here the log or the shadow is
+		 * another one. */
+		stream_broken(session, status == -ESTALE ? -EILSEQ : status);
 	} else {
 		if (append->shadow)
 			session->shadow_last_seq = append->entry.seq;

@@ -117,6 +117,8 @@ struct replica_issued {
 	uint64_t shadow_hash;
 	bool shadow;	      /* begun and not ended */
 	uint32_t fills;	      /* accepted and not yet in the map */
+	uint64_t staged_size_blocks; /* by the last staged resize; 0: none */
+	uint64_t shadow_size_blocks; /* with every entry of the shadow */
 };
 
 struct store_replica {

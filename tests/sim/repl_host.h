@@ -139,7 +139,7 @@ static void checkpointed(struct store_op *op, int status)
 	CONTAINER_OF(op, struct host, checkpoint)->is_checkpointing = false;
 }
 
-static void host_checkpoint(struct host *h)
+__attribute__((unused)) static void host_checkpoint(struct host *h)
 {
 	if (h->store == NULL || h->is_checkpointing)
 		return;
@@ -179,7 +179,7 @@ static bool host_can_be_killed(const struct host *h)
 	return h->is_up;
 }
 
-static void host_checkpoint(struct host *h)
+__attribute__((unused)) static void host_checkpoint(struct host *h)
 {
 	for (uint32_t i = 0; i < h->replica_count; i++)
 		fold_to(&h->device.replicas[i],

@@ -475,27 +475,6 @@ static struct world *world_create(uint64_t seed, const struct world_plan *plan)
 	return w;
 }
 
-static void toggle_pause(struct gateway *g)
-{
-	if (!g->is_up)
-		return;
-	if (g->is_paused)
-		sim_process_resume(g->process);
-	else
-		sim_process_pause(g->process);
-	g->is_paused = !g->is_paused;
-}
-
-static void link_faults(struct world *w, uint32_t ppm)
-{
-	struct sim_link_profile profile = sim_link_profile_default;
-	profile.delay_max_ns = 200 * SIM_US << sim_rng_below(&w->rng, 5);
-	profile.drop_ppm = profile.duplicate_ppm = profile.reorder_ppm = profile.flip_ppm = ppm;
-	profile.reset_ppm = profile.refuse_ppm = ppm;
-	profile.timeout_ppm = ppm * 10;
-	sim_net_profile_set(w->sim, &profile);
-}
-
 static bool attach_converged(const struct attach *a)
 {
 	if (a->coordinator == NULL || a->closing)

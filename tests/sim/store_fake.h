@@ -21,16 +21,18 @@
 
 #define FAKE_REPLICAS_MAX 4
 #define FAKE_BLOCKS_MAX 1024u
-#define FAKE_HASHES 65536u
+#define FAKE_HASHES       16384u
 
 /* ---- what all devices of a world must agree on ---- */
 
+struct fake_hash {
+	uint64_t volume, epoch, seq, hash;
+};
+
 struct fake_world {
 	struct sim_rng rng;
-	uint64_t committed[FAKE_REPLICAS_MAX][FAKE_HASHES]; /* log hash by volume and seq */
-	struct {
-		uint64_t volume, epoch, seq, hash;
-	} logged[FAKE_HASHES * 4]; /* (G, seq) -> hash */
+	struct fake_hash committed[FAKE_REPLICAS_MAX][FAKE_HASHES]; /* by volume and seq */
+	struct fake_hash logged[FAKE_HASHES * 4];                   /* (G, seq) -> hash */
 	uint64_t delay_max_ns;
 	uint32_t batch_max; /* operations that take effect at once; 0: 16 */
 	uint32_t checkpoint_ppm, keep_entries;
@@ -45,30 +47,25 @@ static void fake_must(bool holds, const char *what)
 	abort();
 }
 
+/* The newest FAKE_HASHES entries are compared, which is far more than replicas are apart. */
 static void fake_agree_committed(struct fake_world *world, uint64_t volume, uint64_t seq,
 				 uint64_t hash)
 {
-	if (seq == 0)
-		return;
-	uint64_t *at = &world->committed[volume % FAKE_REPLICAS_MAX][seq % FAKE_HASHES];
-	fake_must(*at == 0 || *at == hash, "two replicas committed different entries under one seq");
-	*at = hash;
+	struct fake_hash *at = &world->committed[volume % FAKE_REPLICAS_MAX][seq % FAKE_HASHES];
+	fake_must(at->seq != seq || at->hash == hash,
+		  "two replicas committed different entries under one seq");
+	if (seq > at->seq)
+		*at = (struct fake_hash){.seq = seq, .hash = hash};
 }
 
 static void fake_agree_logged(struct fake_world *world, uint64_t volume, uint64_t epoch,
 			      uint64_t seq, uint64_t hash)
 {
-	size_t i = (epoch * 1000003 + seq * 7919 + volume * 104729) % ARRAY_LEN(world->logged);
-	while (world->logged[i].epoch != 0 &&
-	       (world->logged[i].epoch != epoch || world->logged[i].seq != seq ||
-		world->logged[i].volume != volume))
-		i = (i + 1) % ARRAY_LEN(world->logged);
-	fake_must(world->logged[i].epoch == 0 || world->logged[i].hash == hash,
+	size_t i = (epoch * 1000003 + seq + volume * 104729) % ARRAY_LEN(world->logged);
+	struct fake_hash *at = &world->logged[i];
+	fake_must(at->volume != volume || at->epoch != epoch || at->seq != seq || at->hash == hash,
 		  "two logs of one epoch differ");
-	world->logged[i].volume = volume;
-	world->logged[i].epoch = epoch;
-	world->logged[i].seq = seq;
-	world->logged[i].hash = hash;
+	*at = (struct fake_hash){volume, epoch, seq, hash};
 }
 
 /* ---- durable state ---- */
