@@ -224,7 +224,8 @@ static int request_check(const struct coordinator *co, const struct coordinator_
 	if (r->length_blocks == 0 || r->address_blocks > STORE_VOLUME_BLOCKS_MAX ||
 	    r->length_blocks > STORE_VOLUME_BLOCKS_MAX)
 		return -EINVAL;
-	if (co->taken && r->address_blocks + r->length_blocks > co->volume.size_blocks)
+	/* Before the open the size is not known: the log may hold a resize that the record does not. */
+	if (co->open && r->address_blocks + r->length_blocks > co->volume.size_blocks)
 		return -EINVAL;
 	if ((r->op == COORDINATOR_READ || r->op == COORDINATOR_WRITE) &&
 	    r->length_blocks > STORE_ENTRY_BLOCKS_MAX)

@@ -172,9 +172,12 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 		request->done(request, -ENOSPC);
 		return true;
 	}
-	if (request->op == COORDINATOR_RESIZE && request->address_blocks < co->size_issued) {
-		request->done(request,
-			      -EINVAL); /* another one came first; no replica would take it */
+	/* Checked again: it may have come before the size was known, or behind another resize. No replica would
+	 * take such an entry. */
+	if (request->op == COORDINATOR_RESIZE
+		    ? request->address_blocks < co->size_issued
+		    : request->address_blocks + request->length_blocks > co->volume.size_blocks) {
+		request->done(request, -EINVAL);
 		return true;
 	}
 	struct window_entry *e = window_slot(co);

@@ -134,12 +134,20 @@ static void client_outcome(struct client *c, int status)
 	w->unknown += status != 0;
 }
 
+/* A gateway that was superseded and has not heard of it yet does not know of a resize since. */
+static bool may_be_refused(const struct client *c)
+{
+	struct coordinator_info info;
+	coordinator_info(c->attach->coordinator, &info);
+	return c->request.op == COORDINATOR_RESIZE || info.epoch != c->attach->volume->meta_epoch;
+}
+
 static void client_done(struct coordinator_request *request, int status)
 {
 	struct client *c = CONTAINER_OF(request, struct client, request);
 	repl_must(c->busy, "a request ended twice");
 	repl_must(status == 0 || status == -ESHUTDOWN || status == -EIO ||
-			  (status == -EINVAL && request->op == COORDINATOR_RESIZE),
+			  (status == -EINVAL && may_be_refused(c)),
 		  "an unexpected status");
 	c->busy = false;
 	client_outcome(c, status);
