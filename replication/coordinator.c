@@ -224,7 +224,8 @@ static int request_check(const struct coordinator *co, const struct coordinator_
 	if (r->length_blocks == 0 || r->address_blocks > STORE_VOLUME_BLOCKS_MAX ||
 	    r->length_blocks > STORE_VOLUME_BLOCKS_MAX)
 		return -EINVAL;
-	if (co->taken && r->address_blocks + r->length_blocks > co->volume.size_blocks)
+	/* Before the open the size is not known: the log may hold a resize that the record does not. */
+	if (co->open && r->address_blocks + r->length_blocks > co->volume.size_blocks)
 		return -EINVAL;
 	if ((r->op == COORDINATOR_READ || r->op == COORDINATOR_WRITE) &&
 	    r->length_blocks > STORE_ENTRY_BLOCKS_MAX)
@@ -330,6 +331,14 @@ static void promised(struct member *m)
 		sync_start(m);
 }
 
+/* A connection came and went since it was asked, or is away: the answer is void. */
+static bool prepare_void(struct member *m)
+{
+	if (m->up && m->prepare_life != m->life)
+		prepare(m);
+	return !m->up || m->prepare_busy;
+}
+
 static void prepare_bulk_done(struct peer_request *request, int status,
 			      const struct link_frame *frame)
 {
@@ -340,7 +349,7 @@ static void prepare_bulk_done(struct peer_request *request, int status,
 		coordinator_shutdown_check(m->co);
 		return;
 	}
-	if (!m->up)
+	if (prepare_void(m))
 		return;
 	if (status < 0) {
 		env_timer_after(m->co->env, &m->retry, 200 * MS);
@@ -380,8 +389,8 @@ static void prepare_done(struct peer_request *request, int status, const struct 
 		coordinator_shutdown_check(co);
 		return;
 	}
-	if (!m->up)
-		return; /* asked again when it is back */
+	if (prepare_void(m))
+		return;
 	const struct wire_promise *p = NULL;
 	if (frame != NULL && frame->body_bytes == sizeof(*p))
 		p = frame->body;
@@ -407,6 +416,7 @@ static void prepare(struct member *m)
 	m->life++;
 	m->streaming = false;
 	m->promised = m->bulk_ready = false;
+	m->prepare_life = m->life;
 	peer_session_renew(&m->session);
 	if (m->state != REPLICA_LOST) /* lost stays lost until it answers */
 		member_state(m, REPLICA_PREPARING, "asking for its promise");
@@ -696,6 +706,9 @@ static void opener_run(struct co *self, void *arg)
 	}
 	co->commit_seq = co->last_seq;
 	co->commit_hash = co->last_hash;
+	/* A resize whose answer was lost stands in the log, not in the record. */
+	co->volume.size_blocks = MAX(co->volume.size_blocks, co->open_source->size_blocks);
+	co->size_issued = co->volume.size_blocks;
 	co->open = true;
 	coordinator_quorum_check(co);
 	if (!co->have_quorum && co->volume.no_quorum_timeout_ns > 0)

@@ -69,13 +69,16 @@ struct member {
 	struct peer_request prepare_request;
 	struct wire_prepare prepare_body;
 	bool prepare_busy;
+	uint32_t prepare_life; /* of which life the PREPARE under way asks */
 	struct env_timer retry;
 	struct co *sync;
-	struct env_timer sync_timer; /* starts the coroutine on a turn of its own */
+	struct env_timer
+		sync_timer; /* starts the coroutine on a turn of its own, and ends a wait of it */
 	bool sync_wanted, sync_waiting;
 	uint32_t life, sync_life; /* each connection and PREPARE is a new life; the coroutine's */
 	uint32_t sync_batch;	  /* halved while buffers are short */
 	uint32_t source_turn;	  /* the next attempt asks another source */
+	int retry_told;           /* the failure that people heard of */
 	bool refill;		  /* lost data: counts only after a full shadow (PROTO-9) */
 	int stream_error;
 	struct sync_job *job; /* sync.c */
@@ -122,6 +125,7 @@ struct coordinator {
 	uint32_t member_count;
 	/* log */
 	uint64_t last_seq, last_hash, commit_seq, commit_hash;
+	uint64_t size_issued;                   /* of the volume, with every entry of the log */
 	uint64_t open_log_epoch, open_last_seq; /* what the open settled on */
 	uint64_t settled_seq; /* every voter's checkpoint_seq is at or above it (PROTO-16) */
 	struct member *open_source;
@@ -188,7 +192,7 @@ bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t l
 void lease_fire(struct env_timer *timer);
 void reads_fail_all(struct coordinator *co, int status);
 
-/* sync.c: one coroutine per member brings it into the stream */
+/* sync.c, sync_shadow.c: one coroutine per member brings it into the stream */
 void sync_start(struct member *m);
 void sync_wake(struct member *m);
 void sync_free(struct member *m);

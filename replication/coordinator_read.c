@@ -371,7 +371,7 @@ static void slot_send(struct read_slot *slot, struct member *m)
 bool read_try(struct coordinator *co, struct coordinator_request *r)
 {
 	if (r->length_blocks == 0 ||
-	    (co->taken && r->address_blocks + r->length_blocks > co->volume.size_blocks)) {
+	    (co->open && r->address_blocks + r->length_blocks > co->volume.size_blocks)) {
 		r->done(r, -EINVAL);
 		return true;
 	}

@@ -187,6 +187,14 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 		request->done(request, -ENOSPC);
 		return true;
 	}
+	/* Checked again: it may have come before the size was known, or behind another resize. No replica would
+	 * take such an entry. */
+	if (request->op == COORDINATOR_RESIZE
+		    ? request->address_blocks < co->size_issued
+		    : request->address_blocks + request->length_blocks > co->volume.size_blocks) {
+		request->done(request, -EINVAL);
+		return true;
+	}
 	struct window_entry *e = window_slot(co);
 	if (e == NULL)
 		return false;
@@ -211,6 +219,8 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 	e->sends_out = 0;
 	co->last_seq = e->entry.seq;
 	co->last_hash = e->hash;
+	if (request->op == COORDINATOR_RESIZE)
+		co->size_issued = request->address_blocks;
 	co->by_seq[e->entry.seq % WINDOW_SEQ_MAP] = e;
 	list_push_back(&co->window_used, &e->link);
 	for (uint32_t i = 0; i < co->member_count; i++)
@@ -221,7 +231,7 @@ bool write_try(struct coordinator *co, struct coordinator_request *request)
 void write_submit(struct coordinator *co, struct coordinator_request *request)
 {
 	/* Behind others that wait: writes keep their order. A refusal comes on the next turn. */
-	if (list_empty(&co->writes_waiting) &&
+	if (list_empty(&co->writes_waiting) && request->op != COORDINATOR_RESIZE &&
 	    (request->op != COORDINATOR_WRITE || space_for(co, request->length_blocks)) &&
 	    write_try(co, request))
 		return;
@@ -311,10 +321,10 @@ static void request_complete(struct coordinator *co, struct window_entry *e, int
 {
 	struct coordinator_request *request = e->request;
 	e->request = NULL;
-	if (request == NULL)
-		return;
 	if (status == 0 && e->entry.op == LOG_RESIZE)
 		co->volume.size_blocks = e->entry.address_blocks;
+	if (request == NULL)
+		return;
 	request->done(request, status);
 }
 
@@ -364,7 +374,8 @@ void member_ack(struct member *m, const struct wire_ack *ack)
 	int status = wire_status_to((uint16_t)le32_get(ack->status));
 	if (le64_get(ack->epoch) != co->epoch || seq > co->last_seq)
 		return;
-	m->free_blocks = le64_get(ack->free_blocks);
+	if (status == 0)
+		m->free_blocks = le64_get(ack->free_blocks);
 	m->checkpoint_seq = MAX(m->checkpoint_seq, le64_get(ack->checkpoint_seq));
 	uint64_t *acked = le32_get(ack->shadow) != 0 ? &m->shadow_acked : &m->acked_seq;
 	for (uint64_t s = *acked + 1; s <= seq; s++) {
@@ -384,7 +395,8 @@ void member_ack(struct member *m, const struct wire_ack *ack)
 		m->streaming = false;
 		m->stream_error = status;
 		member_state(m, REPLICA_SYNCING, err_name(status));
-		env_timer_after(co->env, &m->retry, 500000000ull); /* then attach anew */
+		/* then attach anew; at once when it only lost the session */
+		env_timer_after(co->env, &m->retry, status == -ENOENT ? 0 : 500000000ull);
 	}
 	commit_advance(co);
 	if (co->ended)

@@ -101,6 +101,8 @@ struct node_op *node_op_get(struct node_conn *conn, struct node_session *session
 	return op;
 }
 
+static void stop_step(struct node *node);
+
 static void conn_maybe_free(struct node_conn *conn)
 {
 	struct node *node = conn->node;
@@ -109,11 +111,8 @@ static void conn_maybe_free(struct node_conn *conn)
 	list_remove(&conn->link);
 	node->conn_count--;
 	free(conn);
-	if (node->stopping && node->conn_count == 0 && node->shutdown_done != NULL) {
-		void (*done)(void *ctx) = node->shutdown_done;
-		node->shutdown_done = NULL;
-		done(node->shutdown_ctx);
-	}
+	if (node->stopping)
+		stop_step(node);
 }
 
 void node_op_put(struct node_op *op)
@@ -143,7 +142,7 @@ static void reply_sent(struct link_send *send, int status)
 
 void node_reply(struct node_op *op, uint16_t type, int status, uint32_t body_bytes)
 {
-	if (op->request_id == 0 || op->conn->io == NULL) {
+	if ((op->request_id == 0 && type != WIRE_ACK) || op->conn->io == NULL) {
 		node_op_put(op);
 		return;
 	}
@@ -211,8 +210,7 @@ static void conn_frame(void *ctx, const struct link_frame *frame)
 	}
 	struct node_session *session = node_session_find(conn, le32_get(frame->header->session));
 	if (session == NULL) {
-		/* A session that was fenced and replaced: late frames are answered, not punished. */
-		node_reply(node_op_get(conn, NULL, frame), WIRE_DONE, -ESTALE, 0);
+		node_session_missing(conn, frame);
 		return;
 	}
 	node_session_frame(session, frame);
@@ -293,7 +291,11 @@ void node_idle(struct node *node)
 
 static void wait_fire(struct env_timer *timer)
 {
-	node_waiting_check(CONTAINER_OF(timer, struct node, wait_timer));
+	struct node *node = CONTAINER_OF(timer, struct node, wait_timer);
+	if (node->stopping)
+		stop_step(node);
+	else
+		node_waiting_check(node);
 }
 
 static int make_pools(struct node *node, struct err *err)
@@ -369,6 +371,28 @@ void node_remove_store(struct node *node, struct store *store)
 	}
 }
 
+/* R5, in order: no session any more, no lease out any more, LEASE none durable, done. */
+static void stop_step(struct node *node)
+{
+	if (node->conn_count > 0 || node->shutdown_done == NULL)
+		return;
+	uint64_t until_ns = node_leases_until_ns(node);
+	if (until_ns > env_now_ns(node->env)) {
+		env_timer_set(node->env, &node->wait_timer, until_ns);
+		return;
+	}
+	if (!node_leases_end(node))
+		return; /* comes back here */
+	void (*done)(void *ctx) = node->shutdown_done;
+	node->shutdown_done = NULL;
+	done(node->shutdown_ctx);
+}
+
+void node_leases_ended(struct node *node)
+{
+	stop_step(node);
+}
+
 void node_shutdown(struct node *node, void (*done)(void *ctx), void *ctx)
 {
 	node->stopping = true;
@@ -376,6 +400,8 @@ void node_shutdown(struct node *node, void (*done)(void *ctx), void *ctx)
 		env_listener_close(node->env, node->listener);
 		node->listener = NULL;
 	}
+	node->shutdown_done = done;
+	node->shutdown_ctx = ctx;
 	env_timer_cancel(node->env, &node->wait_timer);
 	list_for_each_safe (n, &node->waiting) {
 		struct node_op *op = CONTAINER_OF(n, struct node_op, link);
@@ -383,11 +409,9 @@ void node_shutdown(struct node *node, void (*done)(void *ctx), void *ctx)
 		node_reply(op, WIRE_PROMISE, -ESHUTDOWN, 0);
 	}
 	if (node->conn_count == 0) {
-		done(ctx);
+		stop_step(node);
 		return;
 	}
-	node->shutdown_done = done;
-	node->shutdown_ctx = ctx;
 	list_for_each_safe (n, &node->conns) {
 		struct node_conn *conn = CONTAINER_OF(n, struct node_conn, link);
 		if (conn->io != NULL)

@@ -14,6 +14,8 @@
  *     ran out, was released, or the granted connection ended.
  * R4  What a connection may have unanswered is bounded by the credits that HELLO told: at the bound the
  *     connection is not read from until some of it is answered. Memory is allocated at start.
+ * R5  LEASE is durable before the first grant of a boot may be given, and LEASE none only after a clean stop has
+ *     ended every session and outlived every grant: a node that starts with LEASE none waits for nobody.
  */
 #ifndef HF_REPLICATION_NODE_H
 #define HF_REPLICATION_NODE_H
@@ -42,7 +44,8 @@ int node_create(struct env *env, const struct node_config *config, struct node *
  * (its sessions end). */
 int node_add_store(struct node *node, struct store *store, struct err *err);
 void node_remove_store(struct node *node, struct store *store);
-/* Stops listening, ends every connection, waits for its store operations; then done. */
+/* Stops listening, ends every connection, waits for its store operations and for the leases that are out (a
+ * second at most; none when the peers went first), records LEASE none; then done, possibly within the call. */
 void node_shutdown(struct node *node, void (*done)(void *ctx), void *ctx);
 void node_destroy(struct node *node); /* after shutdown's done, or as a crash in the simulator */
 

@@ -72,7 +72,7 @@ static void do_delete(struct node_op *op, const struct link_frame *frame)
 	}
 	struct store_replica *replica = nr->replica;
 	nr->deleting = true;
-	node_replica_fence(nr, UINT64_MAX, -ESTALE);
+	node_replica_fence(nr, UINT64_MAX, -ENOENT);
 	node_replica_drop(nr);
 	op->u.op.done = delete_done;
 	store_replica_delete(replica, &op->u.op);

@@ -18,6 +18,7 @@ struct node_session;
 /* What this process knows of a replica beyond the store: found by handle, created on first use. */
 struct node_replica {
 	struct list link; /* node.replicas */
+	struct node *node;
 	struct store *store;
 	struct store_replica *replica;
 	struct uuid volume_uuid;
@@ -25,6 +26,8 @@ struct node_replica {
 	uint64_t promising;   /* highest epoch asked for: sessions below it are fenced */
 	uint64_t lease_block_ns; /* no promise before: leases of ended connections and of an earlier boot */
 	bool lease_logged;    /* LEASE of this boot is durable */
+	bool lease_none_tried;
+	struct store_lease lease_none; /* of a clean stop */
 	bool deleting;
 };
 
@@ -122,6 +125,7 @@ struct node {
 	struct list waiting; /* PREPAREs that wait for a lease to run out */
 	struct env_timer wait_timer;
 	bool stopping;
+	uint32_t leases_none_out; /* LEASE none under way in the stores */
 	void (*shutdown_done)(void *ctx);
 	void *shutdown_ctx;
 	struct node_info counters;
@@ -133,10 +137,13 @@ struct node_op *node_op_get(struct node_conn *conn, struct node_session *session
 			    const struct link_frame *frame);
 /* Gives slot and buffer back without a reply. */
 void node_op_put(struct node_op *op);
-/* Replies with status and body_bytes of op->body (padded), payload iov count pieces from out.iov[2];
- * the slot is given back when the reply was sent. Nothing is sent when request_id is 0. */
+/* Replies with status and body_bytes of op->body (padded), payload iov count pieces from
+ * out.iov[2]; the slot is given back when the reply was sent. Nothing but an ACK is sent when
+ * request_id is 0. */
 void node_reply(struct node_op *op, uint16_t type, int status, uint32_t body_bytes);
 void node_violation(struct node_conn *conn, const char *reason);
+/* LEASE none is recorded: the stop goes on. */
+void node_leases_ended(struct node *node);
 
 /* node_session.c */
 struct node_replica *node_replica_find(struct node *node, const struct uuid *volume_uuid,
@@ -147,13 +154,20 @@ void node_status(struct node_conn *conn, const struct link_frame *frame);
 void node_lease(struct node_conn *conn, const struct link_frame *frame);
 void node_sessions_end(struct node_conn *conn, bool clean);
 void node_session_unref(struct node_session *session);
-/* Ends every session of a replica (delete, store gone). */
+/* Ends every session of a replica below an epoch; status says why: ESTALE (a newer epoch was promised)
+ * ends the coordinator, anything else only this replica of it. */
 void node_replica_fence(struct node_replica *nr, uint64_t below_epoch, int status);
+/* A frame of a session that is not there. */
+void node_session_missing(struct node_conn *conn, const struct link_frame *frame);
 void node_replica_drop(struct node_replica *nr);
 void node_ack_later(struct node_session *session);
 /* One of session->appends has ended. */
 void node_append_over(struct node_session *session);
 void node_position(struct store_replica *replica, struct store *store, struct wire_promise *ret);
+/* In a stop, with no session left: until when a lease may be out; 0: none. */
+uint64_t node_leases_until_ns(struct node *node);
+/* Records LEASE none wherever a LEASE stands. True: it is done, or was tried. False: node_leases_ended() follows. */
+bool node_leases_end(struct node *node);
 /* Wakes PREPAREs whose lease wait may be over. */
 void node_waiting_check(struct node *node);
 

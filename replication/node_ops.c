@@ -95,7 +95,9 @@ static void append_done(struct store_op *store_op, int status)
 	const struct store_append *append = &op->u.append;
 	node_append_over(session);
 	if (status < 0) {
-		stream_broken(session, status);
+		/* That a newer epoch was promised the fence says; here the log or the shadow is
+		 * another one. */
+		stream_broken(session, status == -ESTALE ? -EILSEQ : status);
 	} else {
 		if (append->shadow)
 			session->shadow_last_seq = append->entry.seq;
@@ -224,6 +226,18 @@ static uint32_t gather_payload(struct node_op *op, uint32_t length_blocks)
 	return data_blocks;
 }
 
+/* Reads leave a quarter of the pool to entries: a read that is refused is asked again, a stream
+ * breaks. */
+static int reply_buf(struct node_op *op, uint32_t bytes)
+{
+	struct node *node = op->node;
+	if (bufpool_used_bytes(node->bufs) > node->config.payload_bytes_max / 4 * 3)
+		return -EBUSY;
+	op->buf = bufpool_get(node->bufs, bytes);
+	op->buf_bytes = bytes;
+	return op->buf == NULL ? -EBUSY : 0;
+}
+
 static void read_done(struct store_op *store_op, int status)
 {
 	struct node_op *op = CONTAINER_OF(store_op, struct node_op, u.read.op);
@@ -263,13 +277,10 @@ static void do_read(struct node_op *op, const struct link_frame *frame)
 		return;
 	}
 	op->flags = le32_get(read.flags);
-	if ((op->flags & WIRE_READ_MAP_ONLY) == 0) {
-		op->buf_bytes = (uint32_t)length * BLOCK_BYTES;
-		op->buf = bufpool_get(op->node->bufs, op->buf_bytes);
-		if (op->buf == NULL) {
-			done_reply(op, -EBUSY);
-			return;
-		}
+	if ((op->flags & WIRE_READ_MAP_ONLY) == 0 &&
+	    reply_buf(op, (uint32_t)length * BLOCK_BYTES) < 0) {
+		done_reply(op, -EBUSY);
+		return;
 	}
 	op->u.read = (struct store_read){
 		.op.done = read_done,
@@ -278,10 +289,12 @@ static void do_read(struct node_op *op, const struct link_frame *frame)
 		.buf = op->buf,
 		.crc32c = op->crcs,
 		.block_state = op->states,
+		.committed = (op->flags & WIRE_READ_COMMITTED) != 0,
 	};
 	store_read(op->session->nr->replica, &op->u.read);
 }
 
+#define LOG_READ_BLOCKS   8u
 #define EXTENTS_PER_REPLY (NODE_REPLY_BODY_BYTES / sizeof(struct wire_extent))
 
 static void extents_done(struct store_op *store_op, int status)
@@ -312,9 +325,7 @@ static void do_extents(struct node_op *op, const struct link_frame *frame)
 		return;
 	}
 	memcpy(&read, frame->body, sizeof(read));
-	op->buf_bytes = EXTENTS_PER_REPLY * sizeof(struct store_extent);
-	op->buf = bufpool_get(op->node->bufs, op->buf_bytes);
-	if (op->buf == NULL) {
+	if (reply_buf(op, EXTENTS_PER_REPLY * sizeof(struct store_extent)) < 0) {
 		done_reply(op, -EBUSY);
 		return;
 	}
@@ -328,11 +339,33 @@ static void do_extents(struct node_op *op, const struct link_frame *frame)
 	store_extents(op->session->nr->replica, &op->u.extents);
 }
 
+static void log_read_done(struct store_op *store_op, int status);
+
+/* Most entries are small; the few that are not are read a second time. */
+static void log_read_start(struct node_op *op, uint64_t seq, uint32_t buf_blocks)
+{
+	bufpool_put(op->node->bufs, op->buf, op->buf_bytes);
+	op->buf = NULL;
+	if (reply_buf(op, buf_blocks * BLOCK_BYTES) < 0) {
+		done_reply(op, -EBUSY);
+		return;
+	}
+	op->u.log_read.op.done = log_read_done;
+	op->u.log_read.seq = seq;
+	op->u.log_read.buf = op->buf;
+	op->u.log_read.buf_blocks = buf_blocks;
+	store_log_read(op->session->nr->replica, &op->u.log_read);
+}
+
 static void log_read_done(struct store_op *store_op, int status)
 {
 	struct node_op *op = CONTAINER_OF(store_op, struct node_op, u.log_read.op);
 	if (op->session->fenced)
 		status = -ESTALE;
+	if (status == -EMSGSIZE && op->u.log_read.buf_blocks < STORE_ENTRY_BLOCKS_MAX) {
+		log_read_start(op, op->u.log_read.seq, STORE_ENTRY_BLOCKS_MAX);
+		return;
+	}
 	if (status < 0) {
 		done_reply(op, status);
 		return;
@@ -368,16 +401,7 @@ static void do_log_read(struct node_op *op, const struct link_frame *frame)
 		return;
 	}
 	memcpy(&read, frame->body, sizeof(read));
-	op->buf_bytes = STORE_ENTRY_BLOCKS_MAX * BLOCK_BYTES;
-	op->buf = bufpool_get(op->node->bufs, op->buf_bytes);
-	if (op->buf == NULL) {
-		done_reply(op, -EBUSY);
-		return;
-	}
-	op->u.log_read.op.done = log_read_done;
-	op->u.log_read.seq = le64_get(read.seq);
-	op->u.log_read.buf = op->buf;
-	store_log_read(op->session->nr->replica, &op->u.log_read);
+	log_read_start(op, le64_get(read.seq), LOG_READ_BLOCKS);
 }
 
 /* ---- resync and repair ---- */
@@ -449,6 +473,7 @@ static void do_shadow(struct node_op *op, const struct link_frame *frame)
 		.first_seq = le64_get(shadow.first_seq),
 		.prev_hash = le64_get(shadow.prev_hash),
 		.settled_seq = le64_get(shadow.settled_seq),
+		.size_blocks = le64_get(shadow.size_blocks),
 	};
 	store_shadow_begin(op->session->nr->replica, &op->u.shadow);
 }

@@ -54,6 +54,7 @@ struct node_replica *node_replica_find(struct node *node, const struct uuid *vol
 		return NULL;
 	struct store_replica_info info;
 	store_replica_info(replica, &info);
+	nr->node = node;
 	nr->store = node->stores[index];
 	nr->replica = replica;
 	nr->volume_uuid = *volume_uuid;
@@ -160,6 +161,26 @@ void node_session_unref(struct node_session *session)
 	list_remove(&session->replica_link);
 	free(session);
 	node_replica_drop(nr);
+}
+
+/*
+ * Late frames of a session that was replaced are answered, not punished. Those of the stream have
+ * no reply, but silence would be taken for a slow disk: an ACK says that nobody listens.
+ */
+void node_session_missing(struct node_conn *conn, const struct link_frame *frame)
+{
+	struct node_op *op = node_op_get(conn, NULL, frame);
+	le64 epoch; /* what the bodies of APPEND and COMMIT begin with */
+	if ((op->type != WIRE_APPEND && op->type != WIRE_COMMIT) ||
+	    frame->body_bytes < sizeof(epoch)) {
+		node_reply(op, WIRE_DONE, -ESTALE, 0);
+		return;
+	}
+	memcpy(&epoch, frame->body, sizeof(epoch));
+	struct wire_ack *ack = (struct wire_ack *)op->body;
+	*ack = (struct wire_ack){.epoch = epoch, .status = le32_make(WIRE_ENOENT)};
+	op->request_id = 0;
+	node_reply(op, WIRE_ACK, 0, sizeof(*ack));
 }
 
 static void session_kill(struct node_session *session)
@@ -337,7 +358,7 @@ static void promise_finish(struct node_op *op)
 						    le32_get(op->prepare.target.shard));
 	uint64_t epoch = le64_get(op->prepare.epoch);
 	uint32_t id = le32_get(op->prepare.session);
-	if (nr == NULL || conn->io == NULL) {
+	if (nr == NULL || conn->io == NULL || op->node->stopping) {
 		answer_promise(op, NULL, -ENOENT);
 		return;
 	}
@@ -349,8 +370,14 @@ static void promise_finish(struct node_op *op)
 	 * sent may still become stable: the positions are only final when nothing of it is under way. */
 	list_for_each_safe (n, &nr->sessions) {
 		struct node_session *old = CONTAINER_OF(n, struct node_session, replica_link);
-		if (!old->dead && old->conn->kind == conn->kind && old->epoch == epoch)
-			session_kill(old); /* may free it */
+		if (old->dead || old->conn->kind != conn->kind || old->epoch != epoch)
+			continue;
+		if (old->conn == conn && (int32_t)(old->id - id) > 0) {
+			answer_promise(op, nr,
+				       -ESTALE); /* it was asked again before we came to this */
+			return;
+		}
+		session_kill(old); /* may free it */
 	}
 	if (dead_appends(nr)) {
 		list_push_back(&op->node->waiting, &op->link); /* node_append_over() wakes it */
@@ -500,6 +527,66 @@ void node_status(struct node_conn *conn, const struct link_frame *frame)
 	struct node_replica *nr =
 		node_replica_find(conn->node, &target.volume_uuid, le32_get(target.shard));
 	answer_promise(op, nr, nr == NULL ? -ENOENT : 0);
+}
+
+/* ---- the clean stop ---- */
+
+struct lease_walk {
+	struct node *node;
+	uint64_t until_ns;
+};
+
+static struct node_replica *leased_replica(struct node *node, struct store_replica *replica)
+{
+	struct store_replica_info info;
+	store_replica_info(replica, &info);
+	return info.lease_term_ns == 0 ? NULL
+				       : node_replica_find(node, &info.spec.volume_uuid, info.spec.shard);
+}
+
+static void lease_until(void *ctx, struct store_replica *replica)
+{
+	struct lease_walk *walk = ctx;
+	const struct node_replica *nr = leased_replica(walk->node, replica);
+	if (nr != NULL)
+		walk->until_ns = MAX(walk->until_ns, nr->lease_block_ns);
+}
+
+uint64_t node_leases_until_ns(struct node *node)
+{
+	struct lease_walk walk = {node, 0};
+	for (uint32_t i = 0; i < node->store_count; i++)
+		store_replica_each(node->stores[i], lease_until, &walk);
+	return walk.until_ns;
+}
+
+/* A store that refuses has failed: its LEASE stands, and its next life waits. */
+static void lease_none_done(struct store_op *op, int status)
+{
+	(void)status;
+	struct store_lease *lease = CONTAINER_OF(op, struct store_lease, op);
+	struct node_replica *nr = CONTAINER_OF(lease, struct node_replica, lease_none);
+	if (--nr->node->leases_none_out == 0)
+		node_leases_ended(nr->node);
+}
+
+static void lease_none(void *ctx, struct store_replica *replica)
+{
+	struct node *node = ctx;
+	struct node_replica *nr = leased_replica(node, replica);
+	if (nr == NULL || nr->lease_none_tried)
+		return;
+	nr->lease_none_tried = true;
+	nr->lease_none = (struct store_lease){.op.done = lease_none_done};
+	node->leases_none_out++;
+	store_lease(replica, &nr->lease_none);
+}
+
+bool node_leases_end(struct node *node)
+{
+	for (uint32_t i = 0; i < node->store_count; i++)
+		store_replica_each(node->stores[i], lease_none, node);
+	return node->leases_none_out == 0;
 }
 
 /* Renews (or with term 0 releases) the read lease of everything that this connection attached. */

@@ -2,61 +2,39 @@
 /*
  * Bringing a member into the stream: one coroutine per member, beside live I/O.
  *
- *   adopt    its log is of an older epoch: what it lacks of the settled log is staged above a base that both
- *            share, then one atomic ADOPT switches. Never truncate first and refill later.
- *   feed     its log is ours but short, and the window no longer has what it needs: entries are read from
- *            another replica's log and appended.
- *   shadow   nobody's log reaches back far enough: the live stream goes into a hidden shadow from T + 1 on,
- *            chunks with versions above its commit point are copied beside it, and one ADOPT flips.
+ *   adopt    its log is of an older epoch: what it lacks of the settled log is staged above a base
+ *            that both share, then one atomic ADOPT switches. Never truncate first and refill later.
+ *   feed     its log is ours but short, and the window no longer has what it needs: entries are read
+ *            from another replica's log and appended.
+ *   shadow   nobody's log reaches back far enough: sync_shadow.c.
  *
- * Y1  The base of an adoption lies in the common prefix: its length when its log is of the epoch that the
- *     open settled on (cut at what was settled), else its commit point.
- * Y2  A shadow is adopted only when its log reaches X, X was committed (or, before the open, all others that
- *     make the quorum have adopted it), and every chunk was read before X was chosen: what a later
- *     recovery may drop is not in it.
- * Y3  Every wait ends when the member, its connection or the coordinator goes.
- * Y4  What was settled may have left no trace in the source: a member whose commit point is below that, or that lost
- *     data, gets every chunk of the source, and zeros for each that it alone has.
+ * Y1  The base of an adoption lies in the common prefix: its length when its log is of the epoch
+ *     that the open settled on (cut at what was settled), else its commit point.
+ * Y2  in sync_shadow.c, as Y4 to Y6.
+ * Y3  Every wait ends: when the member, its connection or the coordinator goes, when a call ran
+ *     into its time-out, or when nothing moved for SYNC_STALL_NS. What a wait looks at is looked at
+ *     again every second, so that a wake that was lost costs a second.
  */
 #include <errno.h>
 #include <stdlib.h>
 
-#include "base/crc32c.h"
-#include "replication/coordinator_impl.h"
+#include "replication/sync_impl.h"
 
-#define REPLY_BYTES 4096u
-#define RUN_BLOCKS_MAX 32u
 #define CALL_TIMEOUT_NS 15000000000ull
+#define LOOK_NS         1000000000ull
 
-struct call {
-	struct peer_request request;
-	struct member *owner; /* whose coroutine waits */
-	bool busy;
-	int status;
-	uint64_t body[REPLY_BYTES / 8]; /* what is asked, then what was answered */
-	uint32_t body_bytes;
-	void *payload; /* bufpool: sent or received */
-	uint32_t payload_bytes;
-	uint32_t payload_room;
-};
-
-struct sync_job {
-	struct call calls[SYNC_BATCH];
-	struct {
-		uint32_t first, count;
-	} runs[STORE_CHUNK_BLOCKS / 2 + STORE_CHUNK_BLOCKS / RUN_BLOCKS_MAX + 1];
-};
-
-static bool gone(const struct member *m)
+bool sync_gone(const struct member *m)
 {
 	return m->co->ended || m->co->stopping || !m->up || !m->promised || !m->bulk_ready ||
 	       m->life != m->sync_life;
 }
 
-static void wait_event(struct member *m)
+void sync_wait(struct member *m)
 {
 	m->sync_waiting = true;
+	env_timer_after(m->co->env, &m->sync_timer, LOOK_NS);
 	co_suspend(m->sync);
+	env_timer_cancel(m->co->env, &m->sync_timer);
 }
 
 void sync_wake(struct member *m)
@@ -67,9 +45,27 @@ void sync_wake(struct member *m)
 	co_resume(m->sync);
 }
 
+void sync_moved(struct member *m)
+{
+	m->job->moved_ns = env_now_ns(m->co->env);
+}
+
+int sync_still(struct member *m, uint64_t position)
+{
+	if (sync_gone(m))
+		return -ECANCELED;
+	if (m->stream_error != 0)
+		return m->stream_error;
+	if (position != m->job->moved_position) {
+		m->job->moved_position = position;
+		sync_moved(m);
+	}
+	return env_now_ns(m->co->env) - m->job->moved_ns > SYNC_STALL_NS ? -ETIMEDOUT : 0;
+}
+
 /* ---- calls ---- */
 
-static void payload_drop(struct call *call)
+void call_payload_drop(struct call *call)
 {
 	bufpool_put(call->owner->co->bufs, call->payload, call->payload_room);
 	call->payload = NULL;
@@ -79,7 +75,7 @@ static void payload_drop(struct call *call)
 static int payload_room(struct call *call, uint32_t bytes)
 {
 	if (call->payload != NULL)
-		payload_drop(call);
+		call_payload_drop(call);
 	struct coordinator *co = call->owner->co;
 	/* entries that are kept for those who are away make room, as they do for writes */
 	while ((call->payload = bufpool_get(co->bufs, bytes)) == NULL && window_evict(co))
@@ -110,8 +106,7 @@ static void call_done(struct peer_request *request, int status, const struct lin
 	sync_wake(call->owner);
 }
 
-static void call_start(struct call *call, struct member *to, enum wire_type type,
-		       uint32_t body_bytes)
+void call_start(struct call *call, struct member *to, enum wire_type type, uint32_t body_bytes)
 {
 	uint32_t padded = (uint32_t)ALIGN_UP(body_bytes, 8);
 	memset((uint8_t *)call->body + body_bytes, 0, padded - body_bytes);
@@ -133,14 +128,13 @@ static void call_start(struct call *call, struct member *to, enum wire_type type
 	peer_request(to->peer, in_stream ? WIRE_KIND_CLIENT : WIRE_KIND_BULK, &call->request);
 }
 
-/* Waits for the first count calls; the first error among them. */
-static int calls_wait(struct member *m, uint32_t count)
+int calls_wait(struct member *m, uint32_t count)
 {
 	int rc = 0;
 	for (uint32_t i = 0; i < count; i++) {
 		struct call *call = &m->job->calls[i];
 		while (call->busy)
-			wait_event(m);
+			sync_wait(m);
 		if (rc == 0)
 			rc = call->status;
 	}
@@ -149,7 +143,7 @@ static int calls_wait(struct member *m, uint32_t count)
 
 /* ---- sources ---- */
 
-static struct member *source_for(struct member *m)
+struct member *source_for(struct member *m)
 {
 	struct coordinator *co = m->co;
 	if (!co->open)
@@ -168,15 +162,17 @@ static struct member *source_for(struct member *m)
 
 /* ---- log entries from the window or from a source's log, into a call as an entry frame ---- */
 
-static int entry_from_window(struct call *call, const struct window_entry *e)
+static int entry_from_window(struct call *call, struct window_entry *e)
 {
 	memcpy(call->body, &e->body, e->body_bytes);
 	call->body_bytes = e->body_bytes;
 	if (e->payload_bytes == 0) {
-		payload_drop(call);
+		call_payload_drop(call);
 		return 0;
 	}
+	e->sends_out++; /* to make room others may leave the window, this one not */
 	int rc = payload_room(call, e->payload_bytes);
+	e->sends_out--;
 	if (rc < 0)
 		return rc;
 	memcpy(call->payload, e->payload, e->payload_bytes);
@@ -184,55 +180,58 @@ static int entry_from_window(struct call *call, const struct window_entry *e)
 	return 0;
 }
 
+/* Starts or does the reading of one entry; *source is chosen on the first need. */
+static int entry_fetch(struct member *m, struct call *call, uint64_t seq, struct member **source)
+{
+	struct coordinator *co = m->co;
+	struct window_entry *e = window_find(co, seq);
+	call->status = 0;
+	if (e != NULL)
+		return entry_from_window(call, e);
+	if (*source == NULL)
+		*source = source_for(m);
+	if (*source == NULL)
+		return -EAGAIN;
+	call_payload_drop(call);
+	struct wire_log_read *read = (struct wire_log_read *)call->body;
+	*read = (struct wire_log_read){le64_make(co->epoch), le64_make(seq)};
+	call_start(call, *source, WIRE_LOG_READ, sizeof(*read));
+	return 0;
+}
+
 /* Fills calls[0..count) with the entries from..from+count-1. -ENODATA: nobody has them as log any more. */
 static int entries_fetch(struct member *m, uint64_t from, uint32_t count)
 {
-	struct coordinator *co = m->co;
 	struct member *source = NULL;
 	for (uint32_t i = 0; i < count; i++) {
-		struct call *call = &m->job->calls[i];
-		call->status = 0;
-		const struct window_entry *e = window_find(co, from + i);
-		if (e != NULL) {
-			int rc = entry_from_window(call, e);
-			if (rc < 0) {
-				(void)calls_wait(m, i); /* those before it are under way */
-				return rc;
-			}
-			continue;
+		int rc = entry_fetch(m, &m->job->calls[i], from + i, &source);
+		if (rc < 0) {
+			(void)calls_wait(m, i); /* those before it are under way */
+			return rc;
 		}
-		if (source == NULL)
-			source = source_for(m);
-		if (source == NULL) {
-			(void)calls_wait(m, i);
-			return -EAGAIN;
-		}
-		payload_drop(call);
-		struct wire_log_read *read = (struct wire_log_read *)call->body;
-		*read = (struct wire_log_read){le64_make(co->epoch), le64_make(from + i)};
-		call_start(call, source, WIRE_LOG_READ, sizeof(*read));
 	}
 	return calls_wait(m, count);
 }
 
 /* ---- adopt ---- */
 
-static int adopt_send(struct member *m, const struct wire_adopt *adopt)
+int adopt_send(struct member *m, const struct wire_adopt *adopt)
 {
 	struct call *call = &m->job->calls[0];
-	payload_drop(call);
+	call_payload_drop(call);
 	memcpy(call->body, adopt, sizeof(*adopt));
 	call_start(call, m, WIRE_ADOPT, sizeof(*adopt));
 	return calls_wait(m, 1);
 }
 
-static void adopted(struct member *m, uint64_t last_seq)
+void adopted(struct member *m, uint64_t last_seq, uint64_t commit_seq)
 {
 	m->adopted = true;
 	m->refill = false;
 	m->log_epoch = m->co->epoch;
 	m->acked_seq = m->acked_max = last_seq;
 	m->last_seq = last_seq;
+	m->commit_seq = MAX(m->commit_seq, commit_seq);
 	m->stream_shadow = false;
 	m->streaming = false;
 	m->next_seq = last_seq + 1;
@@ -257,7 +256,7 @@ static int stage_range(struct member *m, uint64_t from, uint64_t to)
 		int rc = entries_fetch(m, from, count);
 		if (rc < 0)
 			return rc;
-		if (gone(m))
+		if (sync_gone(m))
 			return -ECANCELED;
 		for (uint32_t i = 0; i < count; i++) {
 			struct call *call = &m->job->calls[i];
@@ -290,7 +289,7 @@ static int sync_adopt(struct member *m)
 	};
 	rc = adopt_send(m, &adopt);
 	if (rc == 0)
-		adopted(m, last_seq);
+		adopted(m, last_seq, le64_get(adopt.commit_seq));
 	return rc;
 }
 
@@ -320,30 +319,74 @@ static void feed_send(struct member *m, struct call *call, bool shadow)
 	peer_send(m->peer, WIRE_KIND_CLIENT, &call->request.out);
 }
 
-static int feed(struct member *m, uint64_t to, bool shadow)
+/* Entries [send_next, fetch_next) are being read, those in (acked, send_next) are under way to the
+ * member. */
+struct feed {
+	struct member *m, *source;
+	const uint64_t *acked;
+	uint64_t fetch_next, send_next, to;
+	uint32_t depth;
+};
+
+static struct call *feed_slot(const struct feed *f, uint64_t seq)
 {
-	uint64_t *acked = shadow ? &m->shadow_acked : &m->acked_seq;
-	while (*acked < to) {
-		uint64_t from = *acked + 1;
-		uint32_t count = (uint32_t)MIN(to - from + 1, (uint64_t)m->sync_batch);
-		int rc = entries_fetch(m, from, count);
+	return &f->m->job->calls[seq % f->depth];
+}
+
+static int feed_fetch(struct feed *f)
+{
+	while (f->fetch_next <= f->to && f->fetch_next - *f->acked <= f->depth) {
+		struct call *call = feed_slot(f, f->fetch_next);
+		if (call->busy)
+			return 0; /* acknowledged, but the transport has not let go of it */
+		int rc = entry_fetch(f->m, call, f->fetch_next, &f->source);
 		if (rc < 0)
 			return rc;
-		if (gone(m))
-			return -ECANCELED;
-		for (uint32_t i = 0; i < count; i++)
-			feed_send(m, &m->job->calls[i], shadow);
-		rc = calls_wait(m, count); /* the slots are ours again */
-		if (rc < 0)
-			return rc;
-		while (*acked < from + count - 1 && m->stream_error == 0 && !gone(m))
-			wait_event(m);
-		if (m->stream_error != 0)
-			return m->stream_error;
-		if (gone(m))
-			return -ECANCELED;
+		f->fetch_next++;
 	}
 	return 0;
+}
+
+static int feed_send_read(struct feed *f, bool shadow)
+{
+	for (; f->send_next < f->fetch_next; f->send_next++) {
+		struct call *call = feed_slot(f, f->send_next);
+		if (call->busy)
+			return 0;
+		if (call->status < 0)
+			return call->status;
+		feed_send(f->m, call, shadow);
+	}
+	return 0;
+}
+
+/* Reading and appending overlap, so that the pace is that of the disks and not of the round trips:
+ * it must be faster than a writer that does not stop. */
+int feed(struct member *m, uint64_t to, bool shadow)
+{
+	struct feed f = {
+		.m = m,
+		.acked = shadow ? &m->shadow_acked : &m->acked_seq,
+		.to = to,
+		.depth = MAX(SYNC_CALLS * m->sync_batch / SYNC_BATCH, 1u),
+	};
+	f.fetch_next = f.send_next = *f.acked + 1;
+	sync_moved(m);
+	int rc = 0;
+	while (rc == 0 && *f.acked < to) {
+		rc = feed_fetch(&f);
+		if (rc == 0)
+			rc = sync_gone(m) ? -ECANCELED : feed_send_read(&f, shadow);
+		if (rc == 0)
+			rc = sync_still(m, *f.acked + f.send_next);
+		if (rc == 0 && *f.acked < to)
+			sync_wait(m);
+	}
+	(void)calls_wait(m, f.depth);
+	/* What was sent is answered before anybody sends it again. */
+	while (rc < 0 && *f.acked + 1 < f.send_next && sync_still(m, *f.acked) == 0)
+		sync_wait(m);
+	return rc;
 }
 
 /* In our epoch's log: from the window when it reaches back, else by feeding. */
@@ -351,17 +394,16 @@ static int sync_stream(struct member *m)
 {
 	struct coordinator *co = m->co;
 	m->stream_shadow = false;
-	/* What the pump sent before it met a gap must be answered first, or it would be sent twice. */
-	while (m->acked_seq < m->sent_seq && m->stream_error == 0 && !gone(m))
-		wait_event(m);
-	if (m->stream_error != 0 || gone(m))
-		return -ECANCELED;
-	while (m->acked_seq < co->last_seq && window_find(co, m->acked_seq + 1) == NULL) {
-		/* feed() tracks acknowledgements while the pump is off */
-		int rc = feed(m, MIN(m->acked_seq + SYNC_BATCH, co->last_seq), false);
-		if (rc < 0)
-			return rc;
-	}
+	/* What the pump sent before it met a gap must be answered first, or it would be sent twice.
+	 */
+	int rc = 0;
+	sync_moved(m);
+	while ((rc = sync_still(m, m->acked_seq)) == 0 && m->acked_seq < m->sent_seq)
+		sync_wait(m);
+	while (rc == 0 && m->acked_seq < co->last_seq && window_find(co, m->acked_seq + 1) == NULL)
+		rc = feed(m, co->last_seq, false);
+	if (rc < 0)
+		return rc;
 	m->next_seq = m->acked_seq + 1;
 	m->stop_seq = UINT64_MAX;
 	m->inflight_bytes = 0;
@@ -369,345 +411,12 @@ static int sync_stream(struct member *m)
 	member_state(m, REPLICA_LIVE, "");
 	member_pump(m);
 	commit_advance(co);
-	/* It must hear the commit point also when nothing is written, and others may wait to read here. */
+	/* It must hear the commit point also when nothing is written, and others may wait to read
+	 * here. */
 	if (!env_timer_armed(&co->commit_timer))
 		env_timer_after(co->env, &co->commit_timer, COMMIT_IDLE_NS);
 	coordinator_kick(co);
 	return 0;
-}
-
-/* ---- shadow ---- */
-
-static int shadow_begin(struct member *m, uint64_t first_seq, uint64_t prev_hash,
-			uint64_t settled_seq, bool drop)
-{
-	struct call *call = &m->job->calls[0];
-	payload_drop(call);
-	struct wire_shadow *shadow = (struct wire_shadow *)call->body;
-	*shadow = (struct wire_shadow){
-		.epoch = le64_make(m->co->epoch),
-		.first_seq = le64_make(first_seq),
-		.prev_hash = le64_make(prev_hash),
-		.settled_seq = le64_make(settled_seq),
-		.drop = le32_make(drop),
-	};
-	call_start(call, m, WIRE_SHADOW, sizeof(*shadow));
-	return calls_wait(m, 1);
-}
-
-/* The next chunk that changed above since; -ENODATA at the end. What the source says is of min_commit or later. */
-static int chunk_next(struct member *m, struct member *source, uint64_t since, uint64_t cursor,
-		      uint64_t min_commit)
-{
-	struct call *call = &m->job->calls[0];
-	for (;;) {
-		payload_drop(call);
-		struct wire_changes *changes = (struct wire_changes *)call->body;
-		*changes = (struct wire_changes){
-			.epoch = le64_make(m->co->epoch),
-			.since_seq = le64_make(since),
-			.chunk_cursor = le64_make(cursor),
-		};
-		call_start(call, source, WIRE_CHANGES, sizeof(*changes));
-		int rc = calls_wait(m, 1);
-		if (rc < 0 && rc != -ENODATA)
-			return rc;
-		const struct wire_chunk *chunk = (const struct wire_chunk *)call->body;
-		if (call->body_bytes != sizeof(*chunk) + (rc == 0 ? STORE_CHUNK_BLOCKS * 5 : 0))
-			return -EPROTO;
-		if (le64_get(chunk->commit_seq) >= min_commit)
-			return rc;
-		co_sleep(m->sync, COMMIT_IDLE_NS); /* its commit point is on the way */
-		if (gone(m))
-			return -ECANCELED;
-	}
-}
-
-/* blocks: of the chunk, within the volume. */
-static uint32_t chunk_runs(struct sync_job *job, const uint8_t *states, uint64_t blocks)
-{
-	uint32_t count = 0;
-	for (uint32_t i = 0; i < STORE_CHUNK_BLOCKS && i < blocks; i++) {
-		if (states[i] & STORE_BLOCK_OLD)
-			continue;
-		if (count > 0 && job->runs[count - 1].count < RUN_BLOCKS_MAX &&
-		    job->runs[count - 1].first + job->runs[count - 1].count == i) {
-			job->runs[count - 1].count++;
-		} else {
-			job->runs[count].first = i;
-			job->runs[count++].count = 1;
-		}
-	}
-	return count;
-}
-
-static int run_to_fill(struct call *call, uint32_t length, uint64_t epoch, uint64_t at_seq,
-		       uint64_t address)
-{
-	const struct wire_data *data = (const struct wire_data *)call->body;
-	if (call->body_bytes < sizeof(*data) || le32_get(data->length_blocks) != length ||
-	    call->body_bytes != ALIGN_UP(sizeof(*data) + length * 5, 8))
-		return -EPROTO;
-	uint8_t tail[STORE_CHUNK_BLOCKS * 5];
-	memcpy(tail, data + 1, length * 5);
-	uint32_t data_blocks = le32_get(data->data_blocks);
-	struct wire_fill *fill = (struct wire_fill *)call->body;
-	*fill = (struct wire_fill){
-		.epoch = le64_make(epoch),
-		.at_seq = le64_make(at_seq),
-		.address_blocks = le64_make(address),
-		.length_blocks = le32_make(length),
-		.data_blocks = le32_make(data_blocks),
-	};
-	memcpy(fill + 1, tail, length * 5);
-	call->body_bytes = (uint32_t)sizeof(*fill) + length * 5;
-	return 0;
-}
-
-static int runs_copy(struct member *m, struct member *source, uint64_t chunk_block, uint64_t at_seq,
-		     uint32_t first_run, uint32_t count)
-{
-	struct sync_job *job = m->job;
-	for (uint32_t i = 0; i < count; i++) {
-		struct call *call = &job->calls[i];
-		payload_drop(call);
-		struct wire_read *read = (struct wire_read *)call->body;
-		*read = (struct wire_read){
-			.epoch = le64_make(m->co->epoch),
-			.address_blocks = le64_make(chunk_block + job->runs[first_run + i].first),
-			.length_blocks = le64_make(job->runs[first_run + i].count),
-		};
-		call_start(call, source, WIRE_READ, sizeof(*read));
-	}
-	int rc = calls_wait(m, count);
-	if (rc < 0 || gone(m))
-		return rc < 0 ? rc : -ECANCELED;
-	for (uint32_t i = 0; i < count; i++) {
-		struct call *call = &job->calls[i];
-		rc = run_to_fill(call, job->runs[first_run + i].count, m->co->epoch, at_seq,
-				 chunk_block + job->runs[first_run + i].first);
-		if (rc < 0) {
-			(void)calls_wait(m, i);
-			return rc;
-		}
-		m->resync_bytes += call->payload_bytes;
-		call_start(call, m, WIRE_FILL, call->body_bytes);
-	}
-	return calls_wait(m, count);
-}
-
-/* One chunk of the member becomes zeros as of at_seq. */
-static int chunk_zero(struct member *m, uint64_t chunk, uint64_t at_seq)
-{
-	struct call *call = &m->job->calls[0];
-	uint64_t first = chunk * STORE_CHUNK_BLOCKS;
-	uint32_t length =
-		(uint32_t)MIN(m->co->volume.size_blocks - first, (uint64_t)STORE_CHUNK_BLOCKS);
-	payload_drop(call);
-	struct wire_fill *fill = (struct wire_fill *)call->body;
-	*fill = (struct wire_fill){
-		.epoch = le64_make(m->co->epoch),
-		.at_seq = le64_make(at_seq),
-		.address_blocks = le64_make(first),
-		.length_blocks = le32_make(length),
-	};
-	le32 *crcs = (le32 *)(fill + 1);
-	for (uint32_t i = 0; i < length; i++)
-		crcs[i] = le32_make(CRC32C_ZERO_BLOCK);
-	memset(crcs + length, STORE_BLOCK_ZERO, length);
-	call_start(call, m, WIRE_FILL, (uint32_t)sizeof(*fill) + length * 5);
-	return calls_wait(m, 1);
-}
-
-/* The first chunk in [*chunk, end) where the member itself has data. 0 and *chunk, or -ENODATA. */
-static int chunk_own_next(struct member *m, uint64_t *chunk, uint64_t end)
-{
-	struct call *call = &m->job->calls[0];
-	uint64_t at = *chunk * STORE_CHUNK_BLOCKS;
-	uint64_t end_block =
-		MIN(MIN(end * STORE_CHUNK_BLOCKS, m->size_blocks), m->co->volume.size_blocks);
-	while (at < end_block) {
-		payload_drop(call);
-		struct wire_read *read = (struct wire_read *)call->body;
-		*read = (struct wire_read){
-			.epoch = le64_make(m->co->epoch),
-			.address_blocks = le64_make(at),
-			.length_blocks = le64_make(end_block - at),
-		};
-		call_start(call, m, WIRE_EXTENTS, sizeof(*read));
-		int rc = calls_wait(m, 1);
-		if (rc < 0)
-			return rc;
-		const struct wire_extent *extents = (const struct wire_extent *)call->body;
-		uint64_t before = at;
-		for (uint32_t i = 0; i < call->body_bytes / sizeof(*extents); i++) {
-			if (le32_get(extents[i].data) != 0) {
-				*chunk = at / STORE_CHUNK_BLOCKS;
-				return at < end_block ? 0 : -ENODATA;
-			}
-			at += MIN(le64_get(extents[i].length_blocks), end_block - at);
-		}
-		if (at == before)
-			return -EPROTO;
-		if (gone(m))
-			return -ECANCELED;
-	}
-	return -ENODATA;
-}
-
-/* Y4: the source has nothing in chunks [from, to); it was asked when it held min_commit. */
-static int gap_zero(struct member *m, uint64_t from, uint64_t to, uint64_t min_commit)
-{
-	for (uint64_t chunk = from; chunk < to; chunk++) {
-		int rc = chunk_own_next(m, &chunk, to);
-		if (rc == -ENODATA)
-			return 0;
-		if (rc == 0)
-			rc = chunk_zero(m, chunk, min_commit);
-		if (rc < 0 || gone(m))
-			return rc < 0 ? rc : -ECANCELED;
-	}
-	return 0;
-}
-
-struct copy {
-	uint64_t since;      /* chunks with a version above it */
-	uint64_t min_commit; /* the cut */
-	bool full;           /* Y4; since is 0 */
-};
-
-/* Chunks [from, to) of the source are as they were. */
-static int copy_gap(struct member *m, const struct copy *copy, uint64_t from, uint64_t to)
-{
-	uint64_t chunks = DIV_UP(m->co->volume.size_blocks, STORE_CHUNK_BLOCKS);
-	return copy->full ? gap_zero(m, from, MIN(to, chunks), copy->min_commit) : 0;
-}
-
-static int shadow_copy(struct member *m, struct member *source, const struct copy *copy)
-{
-	struct coordinator *co = m->co;
-	uint64_t cursor = 0;
-	m->resync_chunks_done = 0;
-	m->resync_chunks_total = DIV_UP(co->volume.size_blocks, STORE_CHUNK_BLOCKS);
-	for (;;) {
-		int rc = chunk_next(m, source, copy->since, cursor, copy->min_commit);
-		if (rc == -ENODATA)
-			return copy_gap(m, copy, cursor, UINT64_MAX);
-		if (rc < 0)
-			return rc;
-		const struct wire_chunk *head = (const struct wire_chunk *)m->job->calls[0].body;
-		uint64_t chunk = le64_get(head->chunk), at_seq = le64_get(head->commit_seq);
-		uint32_t runs = chunk_runs(m->job, (const uint8_t *)(head + 1) + STORE_CHUNK_BLOCKS * 4,
-					   co->volume.size_blocks -
-						   MIN(co->volume.size_blocks,
-						       chunk * STORE_CHUNK_BLOCKS));
-		for (uint32_t i = 0; i < runs; i += m->sync_batch) {
-			rc = runs_copy(m, source, chunk * STORE_CHUNK_BLOCKS, at_seq, i,
-				       MIN(runs - i, m->sync_batch));
-			if (rc < 0)
-				return rc;
-			if (gone(m) || m->stream_error != 0 || (co->open && !m->streaming))
-				return -ECANCELED;
-		}
-		rc = copy_gap(m, copy, cursor, chunk);
-		if (rc < 0)
-			return rc;
-		cursor = chunk + 1;
-		m->resync_chunks_done = cursor;
-	}
-}
-
-static uint32_t others_adopted(const struct member *m)
-{
-	uint32_t count = 0;
-	for (uint32_t i = 0; i < m->co->member_count; i++)
-		count += &m->co->members[i] != m && m->co->members[i].info.voter &&
-			 m->co->members[i].adopted;
-	return count;
-}
-
-/* Y2: the stream stops at X, X is acknowledged and committed, then the flip. */
-static int shadow_adopt(struct member *m)
-{
-	struct coordinator *co = m->co;
-	uint64_t last_seq = co->last_seq, last_hash = co->last_hash;
-	if (!co->open) {
-		int rc = feed(m, last_seq, true);
-		if (rc < 0)
-			return rc;
-		/* Y2: with the source and q - 1 in all adopted, this adoption itself settles X. */
-		if (!co->open_source->adopted || others_adopted(m) + 1 < co->quorum)
-			return -EAGAIN;
-	}
-	m->stop_seq = last_seq;
-	member_pump(m);
-	while ((m->shadow_acked < last_seq || (co->open && co->commit_seq < last_seq)) &&
-	       m->stream_error == 0 && !gone(m) && (m->streaming || !co->open))
-		co_sleep(m->sync, COMMIT_IDLE_NS); /* acknowledgements and commit come by others too */
-	if (gone(m) || m->stream_error != 0 || (co->open && !m->streaming))
-		return -ECANCELED;
-	const struct wire_adopt adopt = {
-		.epoch = le64_make(co->epoch),
-		.base_seq = le64_make(last_seq),
-		.last_seq = le64_make(last_seq),
-		.last_hash = le64_make(last_hash),
-		.commit_seq = le64_make(co->open ? last_seq : 0),
-		.shadow = le32_make(1),
-	};
-	m->streaming = false;
-	int rc = adopt_send(m, &adopt);
-	if (rc == 0)
-		adopted(m, last_seq);
-	return rc;
-}
-
-static int sync_shadow(struct member *m)
-{
-	struct coordinator *co = m->co;
-	struct member *source = source_for(m);
-	if (source == NULL)
-		return -EAGAIN;
-	m->streaming = false;
-	m->adopted = false; /* what it acknowledged in an earlier stream no longer counts here */
-	uint64_t cut = co->open ? co->commit_seq : source->commit_seq;
-	uint64_t cut_hash = co->open ? co->commit_hash : source->commit_hash;
-	uint64_t since = MIN(m->commit_seq, cut),
-		 settled = MAX(source->settled_seq, co->settled_seq);
-	struct copy copy = {
-		.since = since, .min_commit = cut, .full = m->refill || since < settled};
-	if (copy.full)
-		copy.since = 0;
-	member_state(m, REPLICA_SYNCING, "copying what changed");
-	coordinator_event(co, "resync_start", "node=%s source=%s since=%lu cut=%lu",
-			  m->info.node_name, source->info.node_name, copy.since, cut);
-	int rc = shadow_begin(m, cut + 1, cut_hash, settled, false);
-	if (rc == -EBUSY) { /* one of an earlier attempt */
-		rc = shadow_begin(m, 0, 0, 0, true);
-		return rc < 0 ? rc : -EAGAIN;
-	}
-	if (rc < 0)
-		return rc;
-	m->stream_shadow = true;
-	m->shadow_acked = cut;
-	m->next_seq = cut + 1;
-	m->stop_seq = UINT64_MAX;
-	m->inflight_bytes = 0;
-	if (co->open) {
-		m->streaming = true;
-		member_pump(m);
-	}
-	rc = shadow_copy(m, source, &copy);
-	if (rc == 0)
-		rc = shadow_adopt(m);
-	m->streaming = false;
-	m->stream_shadow = false;
-	if (rc == 0) {
-		coordinator_event(co, "resync_done", "node=%s bytes=%lu", m->info.node_name,
-				  m->resync_bytes);
-	} else if (!gone(m)) {
-		(void)shadow_begin(m, 0, 0, 0, true);
-	}
-	return rc;
 }
 
 /* ---- the coroutine ---- */
@@ -724,7 +433,7 @@ static int sync_once(struct member *m)
 		if (rc == -ENODATA)
 			rc = sync_shadow(m);
 	}
-	if (rc < 0 || gone(m))
+	if (rc < 0 || sync_gone(m))
 		return rc;
 	rc = sync_stream(m);
 	if (rc == -ENODATA)
@@ -736,14 +445,16 @@ static bool sync_turn(struct co *self, struct member *m)
 {
 	m->sync_wanted = false;
 	m->sync_life = m->life;
-	int rc = gone(m) ? 0 : sync_once(m);
+	int rc = sync_gone(m) ? 0 : sync_once(m);
 	if (m->co->ended || m->co->stopping)
 		return false;
-	if (rc < 0 && !gone(m)) {
+	if (rc < 0 && !sync_gone(m)) {
 		m->source_turn++;
 		m->sync_batch = rc == -EBUSY ? MAX(m->sync_batch / 2, 1u) : SYNC_BATCH;
-		coordinator_event(m->co, "resync_retry", "node=%s status=%s", m->info.node_name,
-				  err_name(rc));
+		if (rc != m->retry_told)
+			coordinator_event(m->co, "resync_retry", "node=%s status=%s",
+					  m->info.node_name, err_name(rc));
+		m->retry_told = rc;
 		if (rc != -EAGAIN && rc != -EBUSY) { /* its positions are in doubt: ask anew */
 			m->streaming = false;
 			m->stream_error = rc;
@@ -761,11 +472,12 @@ static void sync_run(struct co *self, void *arg)
 	struct member *m = arg;
 	m->resync_bytes = 0;
 	m->sync_batch = SYNC_BATCH;
+	m->retry_told = 0;
 	while (sync_turn(self, m))
 		;
 	m->resync_bytes_last = m->resync_bytes;
-	for (uint32_t i = 0; i < SYNC_BATCH; i++)
-		payload_drop(&m->job->calls[i]);
+	for (uint32_t i = 0; i < SYNC_CALLS; i++)
+		call_payload_drop(&m->job->calls[i]);
 	/* The last step of the coroutine: whoever waits for it looks again on the next turn. */
 	if (m->co->ended || m->co->stopping)
 		coordinator_kick(m->co);
@@ -776,7 +488,9 @@ static void sync_run(struct co *self, void *arg)
 static void sync_fire(struct env_timer *timer)
 {
 	struct member *m = CONTAINER_OF(timer, struct member, sync_timer);
-	if (!m->co->ended && !co_running(m->sync))
+	if (co_running(m->sync))
+		sync_wake(m); /* sync_wait() */
+	else if (!m->co->ended)
 		co_start(m->sync, sync_run, m);
 }
 
@@ -788,7 +502,7 @@ void sync_start(struct member *m)
 	if (m->job == NULL) {
 		m->job = calloc(1, sizeof(*m->job));
 		if (m->job != NULL)
-			for (uint32_t i = 0; i < SYNC_BATCH; i++)
+			for (uint32_t i = 0; i < SYNC_CALLS; i++)
 				m->job->calls[i].owner = m;
 	}
 	if (m->sync == NULL || m->job == NULL) {

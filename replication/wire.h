@@ -39,7 +39,7 @@ enum wire_type {
 	WIRE_LOG_ENTRY = 26,/* struct wire_entry + crcs, payload */
 	WIRE_LEASE = 27,   /* struct wire_lease -> WIRE_DONE; renews, term 0 releases */
 	WIRE_CHANGES = 28, /* struct wire_changes -> WIRE_CHUNK (status ENODATA: no more) */
-	WIRE_CHUNK = 29,   /* struct wire_chunk + crcs + states */
+	WIRE_CHUNK = 29,   /* struct wire_chunk + crcs + states; ENODATA: struct wire_chunk alone */
 	WIRE_SHADOW = 30,  /* struct wire_shadow: begin or drop -> WIRE_DONE */
 	WIRE_FILL = 31,	   /* struct wire_fill + crcs + states, payload of DATA blocks -> WIRE_DONE */
 	WIRE_REPAIR = 32,  /* struct wire_repair, payload of one block -> WIRE_DONE */
@@ -155,7 +155,8 @@ struct wire_ack {
 	le64 last_seq; /* stable prefix */
 	le64 free_blocks;
 	le32 shadow;   /* the position is the shadow's */
-	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over */
+	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over. ESTALE: a newer epoch was
+			* promised; ENOENT: there is no such session; else an entry was refused */
 	le64 checkpoint_seq; /* as in wire_promise */
 };
 static_assert(sizeof(struct wire_ack) == 40, "wire_ack is wire format");
@@ -174,6 +175,7 @@ struct wire_adopt {
 
 #define WIRE_READ_MAP_ONLY 1u /* crcs and states from the map; no payload */
 #define WIRE_READ_VERIFY 2u   /* payload is read and checked, but not sent */
+#define WIRE_READ_COMMITTED 4u /* what the replica knows to be committed, not the newest */
 struct wire_read {
 	le64 epoch;
 	le64 address_blocks;
@@ -209,10 +211,11 @@ struct wire_chunk {
 struct wire_shadow {
 	le64 epoch, first_seq, prev_hash;
 	le64 settled_seq; /* of what it is filled from */
+	le64 size_blocks; /* of the volume before first_seq */
 	le32 drop;
 	le32 reserved;
 };
-static_assert(sizeof(struct wire_shadow) == 40, "wire_shadow is wire format");
+static_assert(sizeof(struct wire_shadow) == 48, "wire_shadow is wire format");
 struct wire_fill {
 	le64 epoch, at_seq, address_blocks;
 	le32 length_blocks;

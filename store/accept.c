@@ -183,10 +183,13 @@ static int append_check_shape(const struct store_append *a)
 	}
 }
 
-static int append_check_range(const struct log_entry *e, uint64_t size_blocks)
+/* size_min_blocks: what a resize must not go below; 0 where the log before it is not the one at
+ * hand. */
+static int append_check_range(const struct log_entry *e, uint64_t size_min_blocks,
+			      uint64_t size_blocks)
 {
 	if (e->op == LOG_RESIZE)
-		return e->address_blocks < size_blocks ||
+		return e->address_blocks < size_min_blocks ||
 				       e->address_blocks > STORE_VOLUME_BLOCKS_MAX
 			       ? -EINVAL
 			       : 0;
@@ -213,7 +216,7 @@ static int append_check_head(const struct store_replica *r, const struct log_ent
 		return -ESTALE;
 	if (!follows(e, r->issued.last_seq, r->issued.last_hash))
 		return -EILSEQ;
-	return append_check_range(e, r->issued.size_blocks);
+	return append_check_range(e, r->issued.size_blocks, r->issued.size_blocks);
 }
 
 /* What is given up must be what was shown, and a map that is damaged cannot be given up by a
@@ -233,7 +236,7 @@ static int append_check_shadow(const struct store_replica *r, const struct log_e
 		return -ESTALE;
 	if (!follows(e, r->issued.shadow_last, r->issued.shadow_hash))
 		return -EILSEQ;
-	return append_check_range(e, STORE_VOLUME_BLOCKS_MAX);
+	return append_check_range(e, 0, STORE_VOLUME_BLOCKS_MAX);
 }
 
 /* Log hash after seq in the issued log; *found false when seq is not within [applied, L]. */
@@ -269,7 +272,7 @@ static int append_check_staged(struct store_replica *r, const struct store_appen
 		return -EBUSY;
 	if (r->issued.staged_last > r->issued.staged_base &&
 	    follows(e, r->issued.staged_last, r->issued.staged_hash))
-		return append_check_range(e, STORE_VOLUME_BLOCKS_MAX);
+		return append_check_range(e, 0, STORE_VOLUME_BLOCKS_MAX);
 	/* The first of a run; a run that was there before is given up for it. */
 	if (e->seq == 0 || e->seq - 1 < log_commit_seq(&r->head) || e->seq - 1 > r->issued.last_seq)
 		return -EILSEQ;
@@ -277,7 +280,7 @@ static int append_check_staged(struct store_replica *r, const struct store_appen
 	uint64_t hash = replica_hash_at(r, e->seq - 1, &found);
 	if (!found || hash != e->prev_hash)
 		return -EILSEQ;
-	return append_check_range(e, STORE_VOLUME_BLOCKS_MAX);
+	return append_check_range(e, 0, STORE_VOLUME_BLOCKS_MAX);
 }
 
 static struct entry *append_entry(struct store *store, const struct store_append *a)
@@ -315,13 +318,19 @@ static void append_issue(struct store_replica *r, const struct entry *e)
 	if (e->state & ENTRY_STAGED) {
 		bool next = i->staged_last > i->staged_base && e->seq == i->staged_last + 1 &&
 			    e->prev_hash == i->staged_hash;
-		if (!next)
+		if (!next) {
 			i->staged_base = e->seq - 1;
+			i->staged_size_blocks = 0;
+		}
+		if (e->op == LOG_RESIZE)
+			i->staged_size_blocks = e->address_blocks;
 		i->staged_last = e->seq;
 		i->staged_hash = e->hash;
 	} else if (e->state & ENTRY_SHADOW) {
 		i->shadow_last = e->seq;
 		i->shadow_hash = e->hash;
+		if (e->op == LOG_RESIZE)
+			i->shadow_size_blocks = e->address_blocks;
 	} else {
 		i->last_seq = e->seq;
 		i->last_hash = e->hash;
@@ -417,6 +426,22 @@ static int accept_promise(struct store_op *op)
 	return 0;
 }
 
+/* The volume's size after the issued log's entry seq. */
+static uint64_t size_at(const struct store_replica *r, uint64_t seq)
+{
+	uint64_t size = r->applied_size_blocks;
+	for (struct list *l = r->head.apply_next; l != &r->head.entries; l = l->next)
+		if (entry_of(l)->op == LOG_RESIZE && entry_of(l)->seq <= seq)
+			size = entry_of(l)->address_blocks;
+	list_for_each (link, &r->issued_entries) {
+		const struct entry *e = entry_of(link);
+		if (e->op == LOG_RESIZE && e->seq <= seq &&
+		    !(e->state & (ENTRY_STAGED | ENTRY_SHADOW)))
+			size = e->address_blocks;
+	}
+	return size;
+}
+
 static int accept_adopt(struct store_op *op)
 {
 	struct store_replica *r = op->replica;
@@ -433,7 +458,7 @@ static int accept_adopt(struct store_op *op)
 			return -EILSEQ;
 		i->last_seq = i->shadow_last;
 		i->last_hash = i->shadow_hash;
-		i->size_blocks = MAX(i->size_blocks, r->shadow_size_blocks);
+		i->size_blocks = i->shadow_size_blocks;
 		i->shadow = false;
 	} else {
 		if (a->base_seq < log_commit_seq(&r->head) || a->base_seq > i->last_seq ||
@@ -446,6 +471,9 @@ static int accept_adopt(struct store_op *op)
 			return -EILSEQ;
 		if (!found || hash != a->last_hash)
 			return -EILSEQ;
+		i->size_blocks = size_at(r, a->base_seq);
+		if (tail && i->staged_size_blocks != 0)
+			i->size_blocks = i->staged_size_blocks;
 		i->last_seq = a->last_seq;
 		i->last_hash = a->last_hash;
 		i->shadow = false;
@@ -474,6 +502,7 @@ static void shadow_checkpointed(struct store_op *op, int status)
 	}
 	r->issued.shadow = true;
 	r->issued.shadow_epoch = s->epoch;
+	r->issued.shadow_size_blocks = s->size_blocks ? s->size_blocks : r->issued.size_blocks;
 	r->issued.shadow_last = s->first_seq - 1;
 	r->issued.shadow_hash = s->prev_hash;
 	list_push_back(&store->waiting, &s->op.link);

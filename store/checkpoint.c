@@ -125,6 +125,14 @@ static void cut_replica(struct store *store, struct store_replica *r)
 		cut_entry(store, entry_of(link));
 }
 
+static void advance_all(struct store *store)
+{
+	for (uint32_t i = 0; i < store->slot_end; i++) {
+		if (store->slots[i] && store->slots[i]->visible)
+			replica_advance(store->slots[i]);
+	}
+}
+
 /* R1 */
 static void checkpoint_cut(struct store *store)
 {
@@ -135,10 +143,7 @@ static void checkpoint_cut(struct store *store)
 	c->cut_position = store->stable_end;
 	c->tail_count = 0;
 	/* As much as there is room for; before the cut, so that what it supersedes is gone with it. */
-	for (uint32_t i = 0; i < store->slot_end; i++) {
-		if (store->slots[i] && store->slots[i]->visible)
-			replica_advance(store->slots[i]);
-	}
+	advance_all(store);
 	c->destaging = true;
 	c->fold_all = accept_room_short(store);
 	space_cut(store->space);
@@ -207,10 +212,22 @@ static int checkpoint_destage(struct co *co, struct store *store)
 static void destage_over(struct store *store)
 {
 	store->checkpoint.destaging = false;
-	for (uint32_t i = 0; i < store->slot_end; i++) {
-		if (store->slots[i] && store->slots[i]->visible)
-			replica_advance(store->slots[i]);
-	}
+	advance_all(store);
+}
+
+/*
+ * What found no delta memory while the checkpoint ran goes into the map now: nothing else may come
+ * that would move it, and a resync waits for committed entries to be there. True when some of it
+ * filled the memory again, which another checkpoint empties; as long as each moves something this
+ * ends.
+ */
+static bool advance_held_back(struct store *store)
+{
+	if (store->failed)
+		return false;
+	uint64_t before_bytes = map_pool_delta_bytes(store->pool);
+	advance_all(store);
+	return map_pool_delta_bytes(store->pool) > before_bytes && map_pool_delta_full(store->pool);
 }
 
 /* ---- maps ---- */
@@ -502,7 +519,8 @@ static void checkpoint_main(struct co *co, void *arg)
 			  (unsigned long long)c->cut_prefix, (unsigned long long)c->tail_count);
 		waiters_done(store, 0);
 		accept_kick(store);
-		if (bound_passed(store))
+		bool again = advance_held_back(store);
+		if (again || bound_passed(store))
 			c->requested = MAX(c->requested, c->number + 1);
 	}
 	c->stopped = true;

@@ -118,6 +118,8 @@ struct replica_issued {
 	uint64_t shadow_hash;
 	bool shadow;	      /* begun and not ended */
 	uint32_t fills;	      /* accepted and not yet in the map */
+	uint64_t staged_size_blocks; /* by the last staged resize; 0: none */
+	uint64_t shadow_size_blocks; /* with every entry of the shadow */
 };
 
 struct store_replica {
@@ -250,6 +252,7 @@ struct read_job {
 	uint64_t ring_pinned; /* store->ring_start when it began */
 	uint64_t token;
 	bool in_call; /* inside the call that submitted it: done() must wait */
+	bool committed; /* of the map alone */
 	uint64_t address_blocks;
 	uint32_t length_blocks;
 	void *buf;

@@ -193,7 +193,7 @@ static int query_extents(struct co *co, struct store_replica *r, struct store_ex
 
 static int query_changes(struct co *co, struct store_replica *r, struct store_changes *c)
 {
-	/* Of the walk: what came later shows in the chunk's state perhaps, and in the stream for sure. */
+	/* Before the walk: that no chunk on the way had changed is true as of this. */
 	c->commit_seq = r->head.applied_seq;
 	int rc = map_next_chunk(co, r->map, c->chunk_cursor, c->since_seq, &c->chunk);
 	if (rc == 0)

@@ -5,13 +5,14 @@
  *   wait for overlapping entries issued before -> take a token -> tail, then map -> I/O -> verify
  *
  * R1 Only stable state is looked at, and every overlapping entry that was issued before the read is
- *    stable first: nothing is seen that a recovery may drop, nothing acknowledged is missed.
- * R2 The tail (entries that are not in the map) is copied before the map is asked. An entry that moves
+ *    stable first: nothing is seen that a recovery may drop, nothing acknowledged is missed. A read
+ * of what is committed looks at the map alone, which holds nothing else, and waits for nobody. R2
+ * The tail (entries that are not in the map) is copied before the map is asked. An entry that moves
  *    to the map in between is found twice, never missed.
  * R3 From the token on, neither a place nor a ring block that the look-up may return is reused
  *    (space_read_begin, ring_reuse_start).
- * R4 Data is returned only when it matches its crc. On a mismatch or a read error everything is looked
- *    up again and read block by block; what is bad then too is bad (P3).
+ * R4 Data is returned only when it matches its crc. On a mismatch or a read error everything is
+ * looked up again and read block by block; what is bad then too is bad (P3).
  */
 #include "store/internal.h"
 
@@ -62,6 +63,7 @@ static void job_take(struct store *store, struct store_op *op)
 	job->ios_pending = 0;
 	job->in_call = true;
 	job->length_blocks = 0;
+	job->committed = false;
 	if (op_private(op)->kind == OP_READ) {
 		struct store_read *read = CONTAINER_OF(op, struct store_read, op);
 		job->address_blocks = read->address_blocks;
@@ -69,6 +71,7 @@ static void job_take(struct store *store, struct store_op *op)
 		job->buf = read->buf;
 		job->crcs = read->crc32c;
 		job->states = read->block_state;
+		job->committed = read->committed;
 	}
 	read_start(job);
 	job->in_call = false;
@@ -250,6 +253,8 @@ static int read_entry(struct read_job *job)
 	job->length_blocks = 0;
 	if (e->op != LOG_WRITE)
 		return 0;
+	if (e->crc_count > read->buf_blocks)
+		return -EMSGSIZE;
 	read->entry.crc32c = read->crc32c_buf;
 	job->length_blocks = e->crc_count;
 	job->buf = read->buf;
@@ -278,7 +283,9 @@ static void read_resolve(struct read_job *job)
 			read_resolved(job, 0);
 		return;
 	}
-	if (read_tail(job) == job->length_blocks) {
+	if (job->committed) {
+		memset(job->in_tail, 0, job->length_blocks);
+	} else if (read_tail(job) == job->length_blocks) {
 		read_resolved(job, 0);
 		return;
 	}
@@ -310,7 +317,7 @@ static void read_start(struct read_job *job)
 			job_end(job, -EINVAL);
 			return;
 		}
-		if (read_must_wait(job)) {
+		if (!job->committed && read_must_wait(job)) {
 			list_push_back(&r->reads_waiting, &job->link);
 			return;
 		}

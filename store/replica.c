@@ -413,7 +413,15 @@ void replica_issued_reset(struct store_replica *r)
 		.shadow_epoch = r->shadow_epoch,
 		.shadow_last = r->shadow.last_seq,
 		.shadow_hash = r->shadow.last_hash,
+		.shadow_size_blocks = r->shadow_size_blocks,
 	};
+	for (struct list *l = r->shadow.apply_next; l != &r->shadow.entries; l = l->next)
+		if (entry_of(l)->op == LOG_RESIZE)
+			r->issued.shadow_size_blocks = entry_of(l)->address_blocks;
+	list_for_each (link, &r->staged) {
+		if (entry_of(link)->op == LOG_RESIZE)
+			r->issued.staged_size_blocks = entry_of(link)->address_blocks;
+	}
 	if (staged) {
 		r->issued.staged_base = entry_of(r->staged.next)->seq - 1;
 		r->issued.staged_last = staged->seq;

@@ -282,15 +282,16 @@ void store_accept_loss(struct store_replica *replica, struct store_accept_loss *
 
 /*
  * Reads one entry above floor_seq with its payload into buf (for tails and streaming resync).
- * -ENODATA when it is at or below the floor or above L; -EBADMSG when its payload is rotten.
- * entry.crc32c points into crc32c_buf.
+ * -ENODATA when it is at or below the floor or above L; -EBADMSG when its payload is rotten;
+ * -EMSGSIZE when it has more than buf_blocks blocks. entry.crc32c points into crc32c_buf.
  */
 struct store_log_read {
 	struct store_op op;
 	uint64_t seq;
 	struct log_entry entry; /* out */
 	uint32_t crc32c_buf[STORE_ENTRY_BLOCKS_MAX];
-	void *buf; /* 4096-aligned, STORE_ENTRY_BLOCKS_MAX blocks */
+	void *buf; /* 4096-aligned */
+	uint32_t buf_blocks;
 };
 void store_log_read(struct store_replica *replica, struct store_log_read *read);
 
@@ -314,6 +315,7 @@ struct store_read {
 	void *buf;		/* 4096-aligned, or NULL */
 	uint32_t *crc32c;	/* out, one per block */
 	uint8_t *block_state;	/* out, one per block */
+	bool committed; /* not the newest: the map's state, which has only committed entries */
 };
 void store_read(struct store_replica *replica, struct store_read *read);
 
@@ -347,8 +349,9 @@ void store_repair(struct store_replica *replica, struct store_repair *repair);
 
 /*
  * The first chunk at or after chunk_cursor whose committed state has a version above since_seq:
- * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out), which holds for the walk
- * too. No more: -ENODATA, commit_seq all the same. Zeros of entries up to settled_seq may be left out. The payload is then read with store_read; a changed block shows by its crc.
+ * a walk of the map's parents and deltas. Fills the chunk's state as of commit_seq (out). No more:
+ * -ENODATA, and commit_seq says as of when. Zeros of entries up to settled_seq may be left out. The
+ * payload is then read with store_read; a changed block shows by its crc.
  */
 struct store_changes {
 	struct store_op op;

@@ -8,8 +8,8 @@
  *     first heartbeat and is kept (daemon.h, D3). With the manager away a node that knows its
  *     cluster starts and serves all the same: heartbeats matter to status and placement only.
  * N3  A store that fails is taken out, and opened again through recovery by itself (node_stores.c).
- * N4  The end in order: no more admin calls, then no more connections, then each store is closed
- *     with a checkpoint. Killed at any point, the stores recover.
+ * N4  The end in order: no more admin calls, then no more connections, then LEASE none (node.h, R5), then
+ *     each store is closed with a checkpoint. Killed at any point, the stores recover.
  */
 #include "volmgr/node_role.h"
 

@@ -128,6 +128,8 @@ static int log_read_finish(struct store *store, struct store_op *op)
 	struct store_log_read *read = CONTAINER_OF(op, struct store_log_read, op);
 	bool write = store_random(store) % 2 == 0;
 	uint64_t count = write ? 1 + store_random(store) % STORE_ENTRY_BLOCKS_MAX : 77777;
+	if (write && count > read->buf_blocks)
+		return -EMSGSIZE;
 	read->entry = (struct log_entry){
 		.epoch = 1,
 		.seq = read->seq,

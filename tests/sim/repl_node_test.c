@@ -357,31 +357,209 @@ TEST(repl_node, a_released_lease_delays_nothing)
 	free(new);
 }
 
+static void node_start(struct fixture *f)
+{
+	struct node_config config;
+	node_config_default(&config);
+	config.cluster_uuid.bytes[0] = 1;
+	config.listen = ADDRESS;
+	struct err err;
+	sim_process_restart(f->node_process);
+	f->store = fake_open(sim_process_env(f->node_process), &f->device);
+	CHECK_EQ(node_create(sim_process_env(f->node_process), &config, &f->node, &err), 0);
+	CHECK_EQ(node_add_store(f->node, f->store, &err), 0);
+}
+
+static void node_kill(struct fixture *f)
+{
+	sim_process_kill(f->node_process, SIM_KILL_PROCESS);
+	fake_crash(f->store);
+	node_destroy(f->node);
+}
+
+static void set_flag(void *ctx)
+{
+	*(bool *)ctx = true;
+}
+
+/* Ms that a promise to the next epoch takes after a restart. */
+static uint64_t promise_delay_ms(struct fixture *f, uint64_t epoch)
+{
+	struct raw *again = raw_open(f, true);
+	uint64_t begun_ns = sim_now_ns(f->sim);
+	CHECK_EQ(prepare_status(f, again, epoch, 1), WIRE_OK);
+	free(again);
+	return (sim_now_ns(f->sim) - begun_ns) / SIM_MS;
+}
+
 TEST(repl_node, a_restarted_node_waits_out_the_leases_of_its_former_life)
 {
 	struct fixture f;
 	fixture_open(&f);
 	struct raw *raw = raw_open(&f, true);
 	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
-	sim_process_kill(f.node_process, SIM_KILL_PROCESS);
-	fake_crash(f.store);
-	node_destroy(f.node);
-	sim_process_restart(f.node_process);
-	struct node_config config;
-	node_config_default(&config);
-	config.cluster_uuid.bytes[0] = 1;
-	config.listen = ADDRESS;
-	struct err err;
-	f.store = fake_open(sim_process_env(f.node_process), &f.device);
-	CHECK_EQ(node_create(sim_process_env(f.node_process), &config, &f.node, &err), 0);
-	CHECK_EQ(node_add_store(f.node, f.store, &err), 0);
-	struct raw *again = raw_open(&f, true);
-	raw_prepare(again, 2, 1, 1);
-	CHECK(raw_next(&f, again, WIRE_PROMISE, 900 * SIM_MS) == NULL);
-	CHECK(raw_next(&f, again, WIRE_PROMISE, 300 * SIM_MS) != NULL);
+	node_kill(&f);
+	node_start(&f);
+	uint64_t took_ms = promise_delay_ms(&f, 2);
+	CHECK(took_ms > 900 && took_ms < 1200, "took %lu ms", took_ms);
 	fixture_close(&f);
 	free(raw);
-	free(again);
+}
+
+static void raw_closed(struct env_close *close)
+{
+	(void)close;
+}
+
+TEST(repl_node, a_clean_stop_after_its_peers_went_leaves_no_lease)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	raw_lease(raw, 800 * SIM_MS);
+	sim_run_for(f.sim, 20 * SIM_MS);
+	raw->close.done = raw_closed;
+	env_conn_close(raw->env, raw->conn, &raw->close);
+	sim_run_for(f.sim, 20 * SIM_MS);
+	bool stopped = false;
+	node_shutdown(f.node, set_flag, &stopped);
+	CHECK(stopped || sim_run_flag(f.sim, &stopped, 100 * SIM_MS) == 0);
+	CHECK_EQ(f.device.replicas[0].lease_term_ns, 0);
+	node_kill(&f);
+	node_start(&f);
+	CHECK(promise_delay_ms(&f, 2) < 50);
+	fixture_close(&f);
+	free(raw);
+}
+
+/* The peer hears nothing of the end of its session (it may be cut off), so it may read for as long as it was told. */
+TEST(repl_node, a_clean_stop_outlives_the_lease_that_a_peer_believes_in)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	raw_lease(raw, 800 * SIM_MS);
+	CHECK(raw_next(&f, raw, WIRE_DONE, SIM_S) != NULL);
+	bool stopped = false;
+	node_shutdown(f.node, set_flag, &stopped);
+	CHECK(!stopped);
+	CHECK(sim_run_flag(f.sim, &stopped, 700 * SIM_MS) != 0, "stopped while the lease was out");
+	CHECK(f.device.replicas[0].lease_term_ns != 0);
+	CHECK(sim_run_flag(f.sim, &stopped, 300 * SIM_MS) == 0);
+	CHECK_EQ(f.device.replicas[0].lease_term_ns, 0);
+	node_kill(&f);
+	node_start(&f);
+	CHECK(promise_delay_ms(&f, 2) < 50);
+	fixture_close(&f);
+	free(raw);
+}
+
+TEST(repl_node, a_stop_that_is_cut_short_leaves_the_lease_standing)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	raw_lease(raw, 800 * SIM_MS);
+	sim_run_for(f.sim, 20 * SIM_MS);
+	bool stopped = false;
+	node_shutdown(f.node, set_flag, &stopped);
+	sim_run_for(f.sim, 300 * SIM_MS);
+	CHECK(!stopped);
+	node_kill(&f);
+	node_start(&f);
+	CHECK(promise_delay_ms(&f, 2) > 900);
+	fixture_close(&f);
+	free(raw);
+}
+
+/* A boot that granted nothing and ends before it waited out its predecessor's leases must not deny them. */
+TEST(repl_node, a_short_clean_life_does_not_deny_the_leases_before_it)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	node_kill(&f);
+	node_start(&f);
+	uint64_t begun_ns = sim_now_ns(f.sim);
+	bool stopped = false;
+	node_shutdown(f.node, set_flag, &stopped);
+	CHECK(stopped || sim_run_flag(f.sim, &stopped, 2 * SIM_S) == 0);
+	CHECK(sim_now_ns(f.sim) - begun_ns >= 1000 * SIM_MS);
+	fixture_close(&f);
+	free(raw);
+}
+
+TEST(repl_node, a_stop_answers_promises_that_wait)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *old = raw_open(&f, true);
+	struct raw *new = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, old, 1, 1), WIRE_OK);
+	raw_lease(old, 800 * SIM_MS);
+	sim_run_for(f.sim, 20 * SIM_MS);
+	raw_prepare(new, 2, 1, 1);
+	sim_run_for(f.sim, 20 * SIM_MS);
+	bool stopped = false;
+	node_shutdown(f.node, set_flag, &stopped);
+	CHECK(stopped || sim_run_flag(f.sim, &stopped, 2 * SIM_S) == 0, "the stop hangs");
+	CHECK_EQ(f.device.replicas[0].promised, 1);
+	fixture_close(&f);
+	free(old);
+	free(new);
+}
+
+/* Silence would be taken for a slow disk, for ever. */
+TEST(repl_node, an_append_of_no_session_is_answered)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	struct wire_commit commit = {.epoch = le64_make(1), .commit_seq = le64_make(0)};
+	raw_frame(raw, (struct frame_spec){WIRE_COMMIT, 0, 77, &commit, sizeof(commit), NULL, 0});
+	const struct wire_header *h = raw_next(&f, raw, WIRE_ACK, SIM_S);
+	CHECK(h != NULL);
+	CHECK_EQ(le32_get(h->session), 77);
+	const struct wire_ack *ack = (const void *)(h + 1);
+	CHECK_EQ(le32_get(ack->status), WIRE_ENOENT);
+	CHECK_EQ(le64_get(ack->epoch), 1);
+	fixture_close(&f);
+	free(raw);
+}
+
+TEST(repl_node, the_end_of_the_changes_says_as_of_when)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	struct wire_changes changes = {.epoch = le64_make(1), .since_seq = le64_make(0)};
+	raw_frame(raw, (struct frame_spec){WIRE_CHANGES, 5, 1, &changes, sizeof(changes), NULL, 0});
+	const struct wire_header *h = raw_next(&f, raw, WIRE_CHUNK, SIM_S);
+	CHECK(h != NULL);
+	CHECK_EQ(le16_get(h->status), WIRE_ENODATA);
+	CHECK_EQ(le32_get(h->body_bytes), sizeof(struct wire_chunk));
+	fixture_close(&f);
+	free(raw);
+}
+
+TEST(repl_node, a_store_that_fails_is_no_newer_epoch)
+{
+	struct fixture f;
+	fixture_open(&f);
+	struct raw *raw = raw_open(&f, true);
+	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
+	node_remove_store(f.node, f.store);
+	const struct wire_header *h = raw_next(&f, raw, WIRE_ACK, SIM_S);
+	CHECK(h != NULL);
+	CHECK_EQ(le32_get(((const struct wire_ack *)(const void *)(h + 1))->status), WIRE_EIO);
+	fixture_close(&f);
+	free(raw);
 }
 
 TEST(repl_node, a_store_that_goes_ends_its_replicas_alone_and_comes_back_behind_its_leases)

@@ -21,17 +21,20 @@
 
 #define FAKE_REPLICAS_MAX 4
 #define FAKE_BLOCKS_MAX 1024u
-#define FAKE_HASHES 65536u
+#define FAKE_HASHES       16384u
 
 /* ---- what all devices of a world must agree on ---- */
 
+struct fake_hash {
+	uint64_t volume, epoch, seq, hash;
+};
+
 struct fake_world {
 	struct sim_rng rng;
-	uint64_t committed[FAKE_HASHES]; /* log hash by seq, of every committed entry */
-	struct {
-		uint64_t epoch, seq, hash;
-	} logged[FAKE_HASHES * 4]; /* (G, seq) -> hash */
+	struct fake_hash committed[FAKE_REPLICAS_MAX][FAKE_HASHES]; /* by volume and seq */
+	struct fake_hash logged[FAKE_HASHES * 4];                   /* (G, seq) -> hash */
 	uint64_t delay_max_ns;
+	uint32_t batch_max; /* operations that take effect at once; 0: 16 */
 	uint32_t checkpoint_ppm, keep_entries;
 	uint64_t applied, rotten, shadows_adopted, stages, log_reads, adopts,
 		forgotten; /* for coverage */
@@ -45,26 +48,25 @@ static void fake_must(bool holds, const char *what)
 	abort();
 }
 
-static void fake_agree_committed(struct fake_world *world, uint64_t seq, uint64_t hash)
+/* The newest FAKE_HASHES entries are compared, which is far more than replicas are apart. */
+static void fake_agree_committed(struct fake_world *world, uint64_t volume, uint64_t seq,
+				 uint64_t hash)
 {
-	if (seq == 0)
-		return;
-	uint64_t *at = &world->committed[seq % FAKE_HASHES];
-	fake_must(*at == 0 || *at == hash, "two replicas committed different entries under one seq");
-	*at = hash;
+	struct fake_hash *at = &world->committed[volume % FAKE_REPLICAS_MAX][seq % FAKE_HASHES];
+	fake_must(at->seq != seq || at->hash == hash,
+		  "two replicas committed different entries under one seq");
+	if (seq > at->seq)
+		*at = (struct fake_hash){.seq = seq, .hash = hash};
 }
 
-static void fake_agree_logged(struct fake_world *world, uint64_t epoch, uint64_t seq, uint64_t hash)
+static void fake_agree_logged(struct fake_world *world, uint64_t volume, uint64_t epoch,
+			      uint64_t seq, uint64_t hash)
 {
-	size_t i = (epoch * 1000003 + seq * 7919) % ARRAY_LEN(world->logged);
-	while (world->logged[i].epoch != 0 &&
-	       (world->logged[i].epoch != epoch || world->logged[i].seq != seq))
-		i = (i + 1) % ARRAY_LEN(world->logged);
-	fake_must(world->logged[i].epoch == 0 || world->logged[i].hash == hash,
+	size_t i = (epoch * 1000003 + seq + volume * 104729) % ARRAY_LEN(world->logged);
+	struct fake_hash *at = &world->logged[i];
+	fake_must(at->volume != volume || at->epoch != epoch || at->seq != seq || at->hash == hash,
 		  "two logs of one epoch differ");
-	world->logged[i].epoch = epoch;
-	world->logged[i].seq = seq;
-	world->logged[i].hash = hash;
+	*at = (struct fake_hash){volume, epoch, seq, hash};
 }
 
 /* ---- durable state ---- */
@@ -103,12 +105,14 @@ struct store_replica {
 	uint64_t settled_seq;
 	uint64_t lease_boot_id, lease_term_ns;
 	struct fake_version map[FAKE_BLOCKS_MAX]; /* folded up to log.base_seq */
+	uint64_t map_size_blocks;                 /* then; 0: as created */
 	struct fake_log log;
 	uint64_t stage_epoch;
 	struct fake_log stage;
 	bool has_stage;
 	/* lost at a crash */
 	uint64_t commit_target;
+	uint64_t shadow_size_blocks; /* before the shadow's first entry */
 	bool has_shadow;
 	struct fake_log shadow;
 	struct fake_version overlay[FAKE_BLOCKS_MAX];
@@ -228,6 +232,17 @@ static struct fake_version version_at(const struct store_replica *r, uint64_t bl
 	return r->map[block];
 }
 
+/* The size with every entry of the log. */
+static void size_update(struct store_replica *r)
+{
+	if (r->map_size_blocks == 0)
+		r->map_size_blocks = r->spec.size_blocks;
+	r->spec.size_blocks = r->map_size_blocks;
+	for (uint64_t i = 0; i < r->log.count; i++)
+		if (r->log.entries[i].entry.op == LOG_RESIZE)
+			r->spec.size_blocks = r->log.entries[i].entry.address_blocks;
+}
+
 static void fold_to(struct store_replica *r, uint64_t upto)
 {
 	uint64_t n = upto - r->log.base_seq;
@@ -235,6 +250,8 @@ static void fold_to(struct store_replica *r, uint64_t upto)
 		return;
 	for (uint64_t i = 0; i < n; i++) {
 		struct fake_entry *e = &r->log.entries[i];
+		if (e->entry.op == LOG_RESIZE)
+			r->map_size_blocks = e->entry.address_blocks;
 		for (uint64_t b = 0; b < e->entry.length_blocks && e->entry.op <= LOG_ZERO; b++) {
 			struct fake_version *v = &r->map[e->entry.address_blocks + b];
 			if (v->seq <= e->entry.seq)
@@ -255,7 +272,8 @@ static void commit_to(struct store_replica *r, uint64_t commit_seq)
 	if (k <= r->commit_seq)
 		return;
 	for (uint64_t s = MAX(r->commit_seq, r->log.base_seq) + 1; s <= k; s++)
-		fake_agree_committed(r->device->world, s, log_hash_at(&r->log, s));
+		fake_agree_committed(r->device->world, r->spec.volume_uuid.bytes[0], s,
+				     log_hash_at(&r->log, s));
 	r->commit_seq = k;
 }
 
@@ -350,8 +368,12 @@ static int apply_append(struct store_replica *r, struct store_append *a)
 {
 	struct fake_world *world = r->device->world;
 	const struct log_entry *e = &a->entry;
-	if (e->op != LOG_RESIZE && (e->length_blocks == 0 || e->address_blocks >= r->spec.size_blocks ||
-				    e->length_blocks > r->spec.size_blocks - e->address_blocks))
+	uint64_t size = a->staged || a->shadow ? FAKE_BLOCKS_MAX : r->spec.size_blocks;
+	if (e->op != LOG_RESIZE && (e->length_blocks == 0 || e->address_blocks >= size ||
+				    e->length_blocks > size - e->address_blocks))
+		return -EINVAL;
+	if (e->op == LOG_RESIZE && (e->address_blocks > FAKE_BLOCKS_MAX ||
+				    (!a->staged && !a->shadow && e->address_blocks < size)))
 		return -EINVAL;
 	if (a->staged)
 		return apply_stage(r, a);
@@ -370,7 +392,8 @@ static int apply_append(struct store_replica *r, struct store_append *a)
 					    made.blocks ? made.blocks[b] : NULL);
 		return 0;
 	}
-	fake_agree_logged(world, e->epoch, e->seq, made.hash);
+	size_update(r);
+	fake_agree_logged(world, r->spec.volume_uuid.bytes[0], e->epoch, e->seq, made.hash);
 	commit_to(r, MAX(e->commit_seq, r->commit_target));
 	return 0;
 }
@@ -396,6 +419,7 @@ static int adopt_shadow(struct store_replica *r, struct store_adopt *a)
 	for (uint32_t i = 0; i < FAKE_BLOCKS_MAX; i++)
 		if (r->overlay[i].present)
 			version_set(&r->map[i], r->overlay[i].seq, r->overlay[i].block);
+	r->map_size_blocks = r->shadow_size_blocks;
 	r->log = r->shadow;
 	r->shadow = (struct fake_log){0};
 	r->commit_seq = MAX(r->commit_seq, r->log.base_seq);
@@ -433,7 +457,9 @@ static int apply_adopt(struct store_replica *r, struct store_adopt *a)
 		return rc;
 	r->device->world->adopts++;
 	r->log_epoch = a->epoch;
-	fake_agree_logged(r->device->world, a->epoch, a->last_seq, a->last_hash);
+	size_update(r);
+	fake_agree_logged(r->device->world, r->spec.volume_uuid.bytes[0], a->epoch, a->last_seq,
+			  a->last_hash);
 	if (r->has_stage)
 		log_clear(&r->stage);
 	r->has_stage = false;
@@ -448,6 +474,8 @@ static int apply_log_read(struct store_replica *r, struct store_log_read *read)
 		return -ENODATA;
 	r->device->world->log_reads++;
 	const struct fake_entry *e = &r->log.entries[read->seq - r->log.base_seq - 1];
+	if (e->blocks != NULL && e->entry.length_blocks > read->buf_blocks)
+		return -EMSGSIZE;
 	read->entry = e->entry;
 	read->entry.crc32c = read->crc32c_buf;
 	for (uint64_t i = 0; e->blocks != NULL && i < e->entry.length_blocks; i++) {
@@ -467,7 +495,8 @@ static int apply_read(struct store_replica *r, struct store_read *read)
 		return -EINVAL;
 	for (uint32_t i = 0; i < read->length_blocks; i++) {
 		struct fake_version v =
-			version_at(r, read->address_blocks + i, log_last(&r->log));
+			version_at(r, read->address_blocks + i,
+				   read->committed ? r->commit_seq : log_last(&r->log));
 		uint8_t *to = read->buf != NULL ? (uint8_t *)read->buf + (size_t)i * BLOCK_BYTES : NULL;
 		read->crc32c[i] = v.block ? v.block->crc : CRC32C_ZERO_BLOCK;
 		read->block_state[i] = v.block ? STORE_BLOCK_DATA : STORE_BLOCK_ZERO;
@@ -552,6 +581,7 @@ static int apply_shadow(struct store_replica *r, struct store_shadow *s)
 		return -EBUSY;
 	r->has_shadow = true;
 	r->settled_seq = MAX(r->settled_seq, s->settled_seq);
+	r->shadow_size_blocks = s->size_blocks != 0 ? s->size_blocks : r->spec.size_blocks;
 	r->shadow = (struct fake_log){.base_seq = s->first_seq - 1, .base_hash = s->prev_hash};
 	return 0;
 }
@@ -560,7 +590,7 @@ static int apply_fill(struct store_replica *r, struct store_fill *f)
 {
 	if (!r->has_shadow)
 		return -ESTALE;
-	if (f->address_blocks + f->length_blocks > r->spec.size_blocks)
+	if (f->address_blocks + f->length_blocks > FAKE_BLOCKS_MAX)
 		return -EINVAL;
 	for (uint32_t i = 0; i < f->length_blocks; i++) {
 		struct fake_version *v = &r->overlay[f->address_blocks + i];
@@ -648,7 +678,7 @@ static void fake_fire(struct env_timer *timer)
 {
 	struct store *store = CONTAINER_OF(timer, struct store, timer);
 	struct fake_world *world = store->device->world;
-	uint64_t batch = 1 + sim_rng_below(&world->rng, 16);
+	uint64_t batch = 1 + sim_rng_below(&world->rng, world->batch_max ? world->batch_max : 16);
 	while (batch-- > 0 && !list_empty(&store->queue)) {
 		struct store_op *op =
 			CONTAINER_OF(list_pop_front(&store->queue), struct store_op, link);
@@ -709,12 +739,12 @@ static void fake_crash(struct store *store)
 }
 
 /* A broken promise: the last `count` entries are gone when the process comes back. */
-__attribute__((unused)) static uint64_t fake_lose(struct fake_device *device, uint64_t count)
+__attribute__((unused)) static uint64_t fake_lose(struct store_replica *r, uint64_t count)
 {
-	struct store_replica *r = &device->replicas[0];
 	count = MIN(count, r->log.count);
 	log_cut(&r->log, log_last(&r->log) - count);
 	r->commit_seq = MIN(r->commit_seq, log_last(&r->log));
+	size_update(r);
 	return count;
 }
 

@@ -242,6 +242,45 @@ TEST(store_delete, is_durable_and_gives_the_space_back)
 	rig_destroy(rig);
 }
 
+TEST(store_log_read, an_entry_larger_than_the_buffer_is_told)
+{
+	struct rig *rig = rig_start(1);
+	rig->no_commit = true;
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 3), 0);
+	for (uint32_t room = 2; room <= 3; room++) {
+		struct rig_call *c = rig_sync(rig);
+		c->u.log_read.seq = 1;
+		c->u.log_read.buf = rig->buf;
+		c->u.log_read.buf_blocks = room;
+		store_log_read(rig->volumes[0].replica, &c->u.log_read);
+		CHECK_EQ(rig_wait(rig), room < 3 ? -EMSGSIZE : 0);
+	}
+	rig_destroy(rig);
+}
+
+/* What a resync copies must not hold what a recovery may drop. */
+TEST(store_read, a_committed_read_does_not_show_the_tail)
+{
+	struct rig *rig = rig_start(1);
+	rig->no_commit = true;
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 1, 1), 0);
+	store_commit(rig->volumes[0].replica, 1);
+	struct rig_call *c = rig_sync(rig);
+	c->u.read.length_blocks = 2;
+	c->u.read.buf = rig->buf;
+	c->u.read.crc32c = rig->crcs;
+	c->u.read.block_state = rig->states;
+	c->u.read.committed = true;
+	store_read(rig->volumes[0].replica, &c->u.read);
+	CHECK_EQ(rig_wait(rig), 0);
+	CHECK_EQ(rig->states[0], STORE_BLOCK_DATA);
+	CHECK_EQ(rig->states[1], STORE_BLOCK_ZERO);
+	CHECK_EQ(rig_read(rig, 0, 0, 2), 0);
+	CHECK_EQ(rig->states[1], STORE_BLOCK_DATA);
+	rig_destroy(rig);
+}
+
 TEST(store_log_read, returns_entries_above_the_floor)
 {
 	struct rig *rig = rig_start(1);
@@ -252,6 +291,7 @@ TEST(store_log_read, returns_entries_above_the_floor)
 		struct rig_call *c = rig_sync(rig);
 		c->u.log_read.seq = seq;
 		c->u.log_read.buf = rig->buf;
+		c->u.log_read.buf_blocks = STORE_ENTRY_BLOCKS_MAX;
 		store_log_read(rig->volumes[0].replica, &c->u.log_read);
 		CHECK_EQ(rig_wait(rig), 0);
 		struct rig_entry *e = &rig->volumes[0].entries[seq];
@@ -269,11 +309,13 @@ TEST(store_log_read, returns_entries_above_the_floor)
 	struct rig_call *c = rig_sync(rig);
 	c->u.log_read.seq = 3;
 	c->u.log_read.buf = rig->buf;
+	c->u.log_read.buf_blocks = STORE_ENTRY_BLOCKS_MAX;
 	store_log_read(rig->volumes[0].replica, &c->u.log_read);
 	CHECK_EQ(rig_wait(rig), -ENODATA);
 	c = rig_sync(rig);
 	c->u.log_read.seq = 4;
 	c->u.log_read.buf = rig->buf;
+	c->u.log_read.buf_blocks = STORE_ENTRY_BLOCKS_MAX;
 	store_log_read(rig->volumes[0].replica, &c->u.log_read);
 	CHECK_EQ(rig_wait(rig), 0);
 	rig_destroy(rig);

@@ -127,6 +127,17 @@ TEST(store_shadow, adopt_flips_to_the_source_state)
 	}
 }
 
+TEST(store_shadow, a_resize_in_the_live_stream_is_taken)
+{
+	struct rig *rig = behind();
+	CHECK_EQ(shadow_begin(rig, 2, 9, rig_last_hash(&rig->volumes[0])), 0);
+	CHECK_EQ(shadow_fill(rig, 8, 0, 64), 0);
+	CHECK_EQ(shadow_write(rig, LOG_RESIZE, RIG_BLOCKS * 2, 0), 0);
+	CHECK_EQ(shadow_adopt(rig, 2), 0);
+	CHECK_EQ(rig_info(rig, 0).spec.size_blocks, RIG_BLOCKS * 2);
+	rig_destroy(rig);
+}
+
 TEST(store_shadow, an_adopt_in_the_ring_survives_a_crash)
 {
 	for (unsigned checkpoints = 0; checkpoints < 2; checkpoints++) {
