@@ -383,7 +383,8 @@ static void log_read_done(struct store_op *store_op, int status)
 		.op = entry->op,
 		.flags = entry->flags,
 	};
-	memcpy(wire + 1, entry->crc32c, crc_count * 4);
+	if (crc_count > 0)
+		memcpy(wire + 1, entry->crc32c, crc_count * 4);
 	if (crc_count > 0) {
 		op->out.iov[2] = (struct iovec){op->buf, (size_t)crc_count * BLOCK_BYTES};
 		op->out.iov_count = 3;
