@@ -54,8 +54,8 @@ t_parameters() {
 		says 1 "replication factor 5 needs as many different hosts" hf volume create x --size 16Mi --replicas 5
 }
 t_domains() { # four nodes, but on three hosts
-	"$bin/holdfast" store format "$dir/n9.img" --size 128Mi &&
-		"$bin/holdfastd" node --dir "$dir/c" --name n9 --store "$dir/n9.img" --host n3 2>"$dir/n9.log" &
+	hf store format "$dir/n9.img" --size 128Mi || return 1
+	"$bin/holdfastd" node --dir "$dir/c" --name n9 --store "$dir/n9.img" --host n3 2>"$dir/n9.log" &
 	peer_pid=$!
 	poll 10 eval '[[ $(hf node list -o json | jq ".items | length") == 4 ]]' || { cat "$dir/n9.log"; return 1; }
 	says 1 "in 3 hosts" hf volume create x --size 16Mi --replicas 4
