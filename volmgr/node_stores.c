@@ -24,8 +24,6 @@
 #define PAUSE_MIN_NS 1000000000ull
 #define PAUSE_MAX_NS 60000000000ull
 #define WELL_NS      60000000000ull
-#define LOCK_WAIT_NS (DAEMON_PREDECESSOR_MS * 1000000ull)
-#define LOCK_STEP_NS 20000000ull
 
 /* ---- one store ---- */
 
@@ -171,13 +169,11 @@ static void open_job(struct co *co, void *arg)
 	struct role_store *rs = arg;
 	struct node_role *role = rs->role;
 	struct err err = {0};
-	/* A process that was killed holds its lock until the kernel has ended its I/O. */
-	uint64_t until_ns = env_now_ns(role->daemon->env) + LOCK_WAIT_NS;
-	int rc = store_open_one(co, rs, &err);
-	while (rc == -EBUSY && env_now_ns(role->daemon->env) < until_ns) {
-		co_sleep(co, LOCK_STEP_NS);
+	struct daemon_wait wait = {0};
+	int rc;
+	do
 		rc = store_open_one(co, rs, &err);
-	}
+	while (daemon_wait_predecessor(&wait, rc, &err));
 	if (rc < 0)
 		store_open_say(rs);
 	if (rc < 0 && role->open_err.code == 0)
