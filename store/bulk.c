@@ -155,7 +155,7 @@ static void bulk_start(struct store *store, struct store_op *op)
 		return;
 	}
 	bulk->busy = true;
-	bulk->wants_flush = bulk->ios_pending > BATCH_DSYNC_PIECES_MAX;
+	bulk->wants_flush = bulk->ios_pending > 1;
 	uint32_t count = bulk->ios_pending;
 	for (uint32_t i = 0; i < count; i++) {
 		bulk->ios[i].dio.io.flags = bulk->wants_flush ? 0 : ENV_IO_DSYNC;

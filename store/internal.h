@@ -24,7 +24,6 @@
 #define BATCH_PAYLOAD_BLOCKS_MAX 256u /* one entry of the largest size */
 #define BATCH_IOS_MAX (BATCH_PAYLOAD_BLOCKS_MAX + BATCH_PAYLOAD_BLOCKS_MAX / ENV_IO_IOV_MAX + 4u)
 #define BATCH_IOVS_MAX (2u * BATCH_PAYLOAD_BLOCKS_MAX + 4u)
-#define BATCH_DSYNC_PIECES_MAX 4u /* more: plain writes and one flush */
 #define SEAL_DELAY_NS (5ull * 1000 * 1000)
 #define CHECKPOINT_RING_BYTES (48ull << 20)
 #define ENTRY_BYTES_USUAL 160u /* pool cell of a one-block entry */

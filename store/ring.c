@@ -13,8 +13,8 @@
  * R3 A batch is written only where ring_reuse_start() allows: nothing that the durable root's
  *    recovery, or a read under way, needs is overwritten.
  * R4 A batch never straddles the ring's end, nor holds a block of the bad-block list.
- * R5 One durability point per batch: a DSYNC write each while there are few pieces, else plain writes and
- *    one FLUSH after all of them.
+ * R5 One durability point per batch: a DSYNC write when it is one piece, else plain writes and one
+ *    FLUSH after all of them. (DSYNC writes of several pieces each bring a flush of their own.)
  * R6 Nothing here allocates: batches, I/Os and vectors are there since open.
  * R7 After a failure nothing is submitted; what is in flight ends with -EIO when its I/O has ended.
  */
@@ -354,7 +354,7 @@ static void batch_io_done(struct device_io *dio, int status);
 
 static void batch_submit(struct store *store, struct batch *b)
 {
-	bool dsync = b->io_count <= 1 + BATCH_DSYNC_PIECES_MAX;
+	bool dsync = b->io_count == 1; /* R5 */
 	b->wants_flush = !dsync;
 	b->ios_pending = b->io_count;
 	for (uint32_t i = 0; i < b->io_count; i++) {
