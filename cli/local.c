@@ -3,11 +3,12 @@
  * Starting and stopping the processes of a local cluster.
  *
  * L1  A pid is believed only while a process of that pid holds a lock on the pid file: a stale
- * file, or a pid that was given to another program, is never signalled. L2  Children are started by
- * exec straight after fork and own their session; nothing of this process (descriptors, directory,
- * terminal) is left to them but the log. L3  Every wait has a deadline. L4  Only a process that
- * answers after it was asked to run is believed to run: a killed one keeps its lock for a moment,
- * and is started anew once it has let go.
+ *     file, or a pid that was given to another program, is never signalled.
+ * L2  Children are started by exec straight after fork and own their session; nothing of this
+ *     process (descriptors, directory, terminal) is left to them but the log.
+ * L3  Every wait has a deadline.
+ * L4  Only a process that answers after it was asked to run is believed to run: a killed one
+ *     keeps its lock for a moment, and is started anew once it has let go.
  */
 #include "cli/local.h"
 

@@ -3,10 +3,11 @@
  * up and down: a cluster on this machine.
  *
  * U1  What exists is kept: stores are formatted only where no file is; another --nodes or --size
- * than what is there is said and ignored. U2  Ready means: the manager answers, and says that each
- * node and the gateway that run now, by their pids, are registered with it; and they say themselves
- * that they run. U3  Both verbs may be repeated at any time and after any crash of themselves: a
- * store is formatted under another name and renamed when it is whole.
+ *     than what is there is said and ignored.
+ * U2  Ready means: the manager answers, and says that each node and the gateway that run now, by
+ *     their pids, are registered with it; and they say themselves that they run.
+ * U3  Both verbs may be repeated at any time and after any crash of themselves: a store is
+ *     formatted under another name and renamed when it is whole.
  */
 #include "cli/cli.h"
 

@@ -11,12 +11,13 @@
  * the same place of the order. That heals rotten payloads, rotten pages of a map and contents that
  * differ, by one mechanism; a second look at the chunk says whether it did.
  *
- * V1  A chunk is held only while all replicas are there, and for SETTLE_NS plus the calls' time at
- * most. V2  Every wait has a bound: a replica that is not there to compare ends it with -EAGAIN
- * after CHUNK_NS, a call after CALL_NS, an open that does not come after OPEN_NS. Where it does not
- * wait for a call it sees a cancellation within POLL_NS. V3  A write of a repair that gets no
- * outcome in time is left to the log; its request belongs to the job and is not used again before
- * it has one.
+ * V1  A chunk is held only while all replicas are there, and for SETTLE_NS plus the calls' time
+ *     at most.
+ * V2  Every wait has a bound: a replica that is not there to compare ends it with -EAGAIN after
+ *     CHUNK_NS, a call after CALL_NS, an open that does not come after OPEN_NS. Where it does
+ *     not wait for a call it sees a cancellation within POLL_NS.
+ * V3  A write of a repair that gets no outcome in time is left to the log; its request belongs
+ *     to the job and is not used again before it has one.
  */
 #include <errno.h>
 #include <stdio.h>

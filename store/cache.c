@@ -7,10 +7,11 @@
  * ready()
  *
  * C1  A frame holds only bytes that were verified against the crc it is filed under, and at most
- * one frame holds a place. C2  Reads land in the slot's own buffer, so frames have no "being read"
- * state and are never pinned: nobody keeps a pointer into the cache across a suspension. C3  A slot
- * is released after its waiters ran; those waiters may ask for more, which queues when no slot is
- * left. Reads in flight are bounded by SLOTS.
+ *     one frame holds a place.
+ * C2  Reads land in the slot's own buffer, so frames have no "being read" state and are never
+ *     pinned: nobody keeps a pointer into the cache across a suspension.
+ * C3  A slot is released after its waiters ran; those waiters may ask for more, which queues
+ *     when no slot is left. Reads in flight are bounded by SLOTS.
  */
 #include "store/cache.h"
 

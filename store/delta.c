@@ -3,13 +3,14 @@
  * Deltas.
  *
  * D1  Extents do not overlap; every data entry covered by an extent has a seq at or above the
- * extent's. D2  A key in an inner node is at or below every key of its child, and above every key
- * of the child before; the first one counts as minus infinity. D3  A change takes at most
- * NODES_MARGIN nodes and checks for them first, so it happens whole or not at all (a zero: piece by
- * piece, each whole; pieces are idempotent). D4  `counted` is set on at least one entry of each
- * chunk that has entries, so the number of counted entries bounds the pages that a fold will write.
- * It is promised to space, with two pages per extent (its edges) and a block for each payload that
- * is still in the ring.
+ *     extent's.
+ * D2  A key in an inner node is at or below every key of its child, and above every key of the
+ *     child before; the first one counts as minus infinity.
+ * D3  A change takes at most NODES_MARGIN nodes and checks for them first, so it happens whole
+ *     or not at all (a zero: piece by piece, each whole; pieces are idempotent).
+ * D4  `counted` is set on at least one entry of each chunk that has entries, so the number of
+ *     counted entries bounds the pages that a fold will write. It is promised to space, with two
+ *     pages per extent (its edges) and a block for each payload that is still in the ring.
  */
 #include "store/delta.h"
 

@@ -2,16 +2,17 @@
 /*
  * The copy-on-write index.
  *
- * X1  The key in a parent's entry is the first key of the child, exactly: so "the last entry at or
- * below k" is always in the one leaf that the descent reaches. X2  No block that a root refers to
- * is overwritten; every changed block goes to a new place. X3  An update walks the tree once, left
- * to right. builder[l] gathers entries of level l; a full builder writes blocks and passes their
- * entries to builder[l + 1]. A builder with less than MIN entries at the end of a child is carried
- * into the next child of the same parent. X5  An update touches space as it goes, so it must not
- * fail half-way on rot: its callers found every key with index_seek() just before, and neighbours
- * are only optional. What fails nevertheless is -EIO, which fails the store; recovery starts again
- * from the old root. X4  Nothing read from disk is trusted: levels, counts, order and places are
- * checked on the way.
+ * X1  The key in a parent's entry is the first key of the child, exactly: so "the last entry at
+ *     or below k" is always in the one leaf that the descent reaches.
+ * X2  No block that a root refers to is overwritten; every changed block goes to a new place.
+ * X3  An update walks the tree once, left to right. builder[l] gathers entries of level l; a
+ *     full builder writes blocks and passes their entries to builder[l + 1]. A builder with less
+ *     than MIN entries at the end of a child is carried into the next child of the same parent.
+ * X5  An update touches space as it goes, so it must not fail half-way on rot: its callers found
+ *     every key with index_seek() just before, and neighbours are only optional. What fails
+ *     nevertheless is -EIO, which fails the store; recovery starts again from the old root.
+ * X4  Nothing read from disk is trusted: levels, counts, order and places are checked on the
+ *     way.
  */
 #include "store/index.h"
 

@@ -11,10 +11,10 @@
  * own.
  *
  * L1  A look-up shows the state of the call: it takes versions from the deltas and the root at
- * once; what it reads later belongs to that root, whose blocks its read token keeps. L2  In a
- * head's deltas everything is newer than its pages (committed entries come in order), so blocks
- * found there need no page. Not so in a shadow, where fills arrive late, and for the two
- * generations after its adoption (`unordered`): there the higher seq decides.
+ *     once; what it reads later belongs to that root, whose blocks its read token keeps.
+ * L2  In a head's deltas everything is newer than its pages (committed entries come in order),
+ *     so blocks found there need no page. Not so in a shadow, where fills arrive late, and for
+ *     the two generations after its adoption (`unordered`): there the higher seq decides.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -5,10 +5,12 @@
  *   128 entries in address order -> sorted by ring place, neighbours read at once
  *     -> written in address order to one allocation -> their places changed
  *
- * S1  A place is changed only after its new block is written (and flushed before the root, by the
- * caller). S2  Look-ups may have seen the old place; the ring range is reused only after the root
- * is durable and their reads have ended. S3  The crc of an entry never changes. A payload that
- * rotted in the ring, or cannot be read, stays bad.
+ * S1  A place is changed only after its new block is written (and flushed before the root, by
+ *     the caller).
+ * S2  Look-ups may have seen the old place; the ring range is reused only after the root is
+ *     durable and their reads have ended.
+ * S3  The crc of an entry never changes. A payload that rotted in the ring, or cannot be read,
+ *     stays bad.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -6,18 +6,20 @@
  *             -> merge, write new pages -> index changes -> (2048 of them) one pass over the index
  *
  * F1  Old pages and index blocks stay as they are; new ones go to new places. The map's root is
- * switched at the end, so look-ups meanwhile use old root + kept + frozen + active, which together are
- * the truth. F2  Per block the higher seq wins; at equal seq the delta (a repair, or the same entry
- * folded twice). A LOST block always loses. A saturated age counts as its upper bound; a shadow
- * must not be filled from a state more than 2^24 entries older than its newest entry. F3  A place
- * is given up exactly once. Under a live shadow the shadow's pages share places with the head's,
- * and those are not the shadow's to give up. A version that no node needs is trimmed before its
- *     chunk is folded.
- * F4  A tombstone says "all zeros" and keeps one seq for the chunk. A shadow (and a head until its
- * fills are folded) gets one only when a single zero covered the whole chunk: otherwise a late fill
- * could not tell zeroed blocks from blocks that were never there. F5  Only gathering meets rot in
- * the index, before anything of that batch was touched; what was done before is applied, the rest
- * stays frozen, and the map is damaged for good. A rotten page only loses its own blocks (M4).
+ *     switched at the end, so look-ups meanwhile use old root + kept + frozen + active, which
+ *     together are the truth.
+ * F2  Per block the higher seq wins; at equal seq the delta (a repair, or the same entry folded
+ *     twice). A LOST block always loses. A saturated age counts as its upper bound; a shadow
+ *     must not be filled from a state more than 2^24 entries older than its newest entry.
+ * F3  A place is given up exactly once. Under a live shadow the shadow's pages share places with
+ *     the head's, and those are not the shadow's to give up. A version that no node needs is
+ *     trimmed before its chunk is folded.
+ * F4  A tombstone says "all zeros" and keeps one seq for the chunk. A shadow (and a head until
+ *     its fills are folded) gets one only when a single zero covered the whole chunk: otherwise
+ *     a late fill could not tell zeroed blocks from blocks that were never there.
+ * F5  Only gathering meets rot in the index, before anything of that batch was touched; what was
+ *     done before is applied, the rest stays frozen, and the map is damaged for good. A rotten
+ *     page only loses its own blocks (M4).
  */
 #include <errno.h>
 

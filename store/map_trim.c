@@ -3,17 +3,20 @@
  * Giving up what no node needs: a dropped shadow's pages, the old head's after a flip, whole
  * volumes.
  *
- * N1  Which versions are needed follows from the root alone. With head H and a dead other node O:
- *       O > H: every (c, O) is left over from a shadow that was dropped.
- *       O < H: (c, O) is left over where (c, H) exists; elsewhere it is what H sees, and gets H's
- * key. N2  Of a version that goes, only places that the one that stays does not hold at the same
- * block are given up. When either page cannot be read, its places leak: never is a shared place
- * freed. N4  The root of a checkpoint names head and shadow as they were at its cut. Leftovers that
- * came to be after it wait for the next checkpoint. N3  Progress is durable with the root (the
- * entries are gone); the cursor in memory only saves time.
- * N5  A tombstone tells a replica that was away that the chunk changed. Once every replica that counts is past
- *     it (settled_seq), nobody needs to be told, and it goes. Not while there is a second node, where it
- *     hides that node's version. Whoever resyncs from before settled_seq compares in full (PROTO-16).
+ * N1  Which versions are needed follows from the root alone. With head H and a dead other node
+ *     O: O > H: every (c, O) is left over from a shadow that was dropped. O < H: (c, O) is left
+ *     over where (c, H) exists; elsewhere it is what H sees, and gets H's key.
+ * N2  Of a version that goes, only places that the one that stays does not hold at the same
+ *     block are given up. When either page cannot be read, its places leak: never is a shared
+ *     place freed.
+ * N4  The root of a checkpoint names head and shadow as they were at its cut. Leftovers that
+ *     came to be after it wait for the next checkpoint.
+ * N3  Progress is durable with the root (the entries are gone); the cursor in memory only saves
+ *     time.
+ * N5  A tombstone tells a replica that was away that the chunk changed. Once every replica that
+ *     counts is past it (settled_seq), nobody needs to be told, and it goes. Not while there is
+ *     a second node, where it hides that node's version. Whoever resyncs from before settled_seq
+ *     compares in full (PROTO-16).
  */
 #include <errno.h>
 

@@ -2,12 +2,13 @@
 /*
  * Walks over a map: the next interesting chunk, and everything (store check).
  *
- * K1  A walk holds a read token and a copy of the root, so no block it is about to read is reused.
- * What map_next_chunk() reports is right at some moment of the call. K2  A chunk is new since s
- * when its index entry or a delta entry (markers included) is, or when an extent newer than s
- * covers an index entry or an older delta's. Zeros over what was never written are nobody's news. K3  A fold that ends
- * meanwhile moves entries from a delta into a root that this walk does not have; so after a change
- * of the root it starts again.
+ * K1  A walk holds a read token and a copy of the root, so no block it is about to read is
+ *     reused. What map_next_chunk() reports is right at some moment of the call.
+ * K2  A chunk is new since s when its index entry or a delta entry (markers included) is, or
+ *     when an extent newer than s covers an index entry or an older delta's. Zeros over what was
+ *     never written are nobody's news.
+ * K3  A fold that ends meanwhile moves entries from a delta into a root that this walk does not
+ *     have; so after a change of the root it starts again.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -2,10 +2,11 @@
 /*
  * Page codec.
  *
- * G1  decode(encode(x)) == x, except that an age of 2^24 - 1 or more becomes "older" with the upper
- * bound highest_seq - (2^24 - 1). "older" never becomes exact again. G2  decode accepts nothing
- * that encode cannot have written: unknown flags, a place outside the data area, leftovers in an
- * empty entry, an age above highest_seq or a wrong count are damage.
+ * G1  decode(encode(x)) == x, except that an age of 2^24 - 1 or more becomes "older" with the
+ *     upper bound highest_seq - (2^24 - 1). "older" never becomes exact again.
+ * G2  decode accepts nothing that encode cannot have written: unknown flags, a place outside the
+ *     data area, leftovers in an empty entry, an age above highest_seq or a wrong count are
+ *     damage.
  */
 #include "store/page.h"
 

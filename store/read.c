@@ -4,15 +4,16 @@
  *
  *   wait for overlapping entries issued before -> take a token -> tail, then map -> I/O -> verify
  *
- * R1 Only stable state is looked at, and every overlapping entry that was issued before the read is
- *    stable first: nothing is seen that a recovery may drop, nothing acknowledged is missed. A read
- * of what is committed looks at the map alone, which holds nothing else, and waits for nobody. R2
- * The tail (entries that are not in the map) is copied before the map is asked. An entry that moves
- *    to the map in between is found twice, never missed.
- * R3 From the token on, neither a place nor a ring block that the look-up may return is reused
- *    (space_read_begin, ring_reuse_start).
- * R4 Data is returned only when it matches its crc. On a mismatch or a read error everything is
- * looked up again and read block by block; what is bad then too is bad (P3).
+ * R1  Only stable state is looked at, and every overlapping entry that was issued before the
+ *     read is stable first: nothing is seen that a recovery may drop, nothing acknowledged is
+ *     missed. A read of what is committed looks at the map alone, which holds nothing else, and
+ *     waits for nobody.
+ * R2  The tail (entries that are not in the map) is copied before the map is asked. An entry
+ *     that moves to the map in between is found twice, never missed.
+ * R3  From the token on, neither a place nor a ring block that the look-up may return is reused
+ *     (space_read_begin, ring_reuse_start).
+ * R4  Data is returned only when it matches its crc. On a mismatch or a read error everything is
+ *     looked up again and read block by block; what is bad then too is bad (P3).
  */
 #include "store/internal.h"
 

@@ -9,13 +9,15 @@
  *                        '--unref (never referenced: superseded before a fold)--> pinned
  *
  * A1  referenced is a subset of allocated; a pinned or waiting block is allocated.
- * A2  Only space_root_durable() and the end of a read free a block that anything may refer to. Pins
- * made before the cut belong to the root being built (its cut takes them out of `referenced`);
- * later ones do so only with this_root, when the caller knows the new root does not refer to them.
- * A3  Reads are counted in two epochs. What a durable root gave up waits for the reads that began
- * before that moment; when it is given up while others still wait, it waits for its own turn. A4  A
- * segment is in the bucket of its live count, except unwritten ones of a regular file; these are
- *     used only when nothing else is left.
+ * A2  Only space_root_durable() and the end of a read free a block that anything may refer to.
+ *     Pins made before the cut belong to the root being built (its cut takes them out of
+ *     `referenced`); later ones do so only with this_root, when the caller knows the new root
+ *     does not refer to them.
+ * A3  Reads are counted in two epochs. What a durable root gave up waits for the reads that
+ *     began before that moment; when it is given up while others still wait, it waits for its
+ *     own turn.
+ * A4  A segment is in the bucket of its live count, except unwritten ones of a regular file;
+ *     these are used only when nothing else is left.
  * A5  Allocation plans first and marks then, so a refusal changes nothing.
  */
 #include "store/space_impl.h"

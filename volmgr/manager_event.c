@@ -3,9 +3,9 @@
  * The journal: what happened to volumes, nodes and gateways, for people.
  *
  * J1  Events get consecutive numbers and are written in order, in batches, one transaction at a
- * time; each event that is written deletes the one EVENTS_MAX before it. J2  It never holds
- * anything up: when more than MANAGER_EVENTS_PENDING_MAX wait, the newest is dropped and counted;
- * the log line is there in any case.
+ *     time; each event that is written deletes the one EVENTS_MAX before it.
+ * J2  It never holds anything up: when more than MANAGER_EVENTS_PENDING_MAX wait, the newest is
+ *     dropped and counted; the log line is there in any case.
  */
 #include "volmgr/manager.h"
 

@@ -6,11 +6,12 @@
  * E1), so a replica that a complete reading of all records does not name is nobody's for ever.
  *
  * G1  Nothing is deleted because metadata is missing or unreadable: every record was read, in a
- *     scan that began after the node reported the replica, and every one of them could be decoded.
- * G2  It must have been an orphan for GRACE_NS without a break, so that an operator who started a
- *     manager on the wrong (an old) metadata directory can stop it; the journal says what is
- * coming. G3  The delete names the replica's uuid: a node never removes another replica of that
- * volume.
+ *     scan that began after the node reported the replica, and every one of them could be
+ *     decoded.
+ * G2  It must have been an orphan for GRACE_NS without a break, so that an operator who started
+ *     a manager on the wrong (an old) metadata directory can stop it; the journal says what is
+ *     coming.
+ * G3  The delete names the replica's uuid: a node never removes another replica of that volume.
  */
 #include "volmgr/manager.h"
 

@@ -2,13 +2,14 @@
 /*
  * Create, delete and resize.
  *
- * V1  A create that fails leaves nothing behind: the volume it began is deleted again, and what of
- *     that does not get through now is finished later from the record.
+ * V1  A create that fails leaves nothing behind: the volume it began is deleted again, and what
+ *     of that does not get through now is finished later from the record.
  * V2  The same create again (name, size, replicas, parameters) is a success; any difference is
  *     named and refused.
  * V3  A delete is done when the record says so; replicas on nodes that are away go when they
- * return. V4  A resize changes the record first. A gateway that has the volume is told then; one
- * that attaches it later sees the record. Repeating it is safe at any point.
+ *     return.
+ * V4  A resize changes the record first. A gateway that has the volume is told then; one that
+ *     attaches it later sees the record. Repeating it is safe at any point.
  */
 #include "replication/placement.h"
 #include "volmgr/manager.h"
