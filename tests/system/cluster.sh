@@ -6,7 +6,8 @@
 #	cd "$(dirname "$0")/../.." && . tests/system/cluster.sh
 #	check NAME COMMAND...	counts and shows; `cluster_end` prints the counts and is the exit status
 #
-# $dir is removed at the end, the cluster in $dir/c is stopped; cleanup_more may be defined.
+# $dir is removed at the end, and the cluster in $dir/c is stopped; cleanup_more (before that) and cleanup_last (after
+# it) may be defined. A test whose cluster was not made by `up` sets hf_dir to its directory.
 
 set -u
 bin=${OUT:-build}
@@ -14,7 +15,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-system-XXXXXX") || exit 1
 passed=0 failed=0 skipped=0
 
 hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
+	timeout 60 "$bin/holdfast" --dir "${hf_dir:-$dir/c}" "$@"
 }
 nbdsh() { # the first python3 of PATH is run; the system's has the module
 	PATH=/usr/bin:$PATH timeout "${NBDSH_LIMIT_S:-30}" nbdsh "$@"
@@ -31,6 +32,7 @@ cleanup() {
 		cat "$dir/down"
 		kill_all
 	fi
+	declare -F cleanup_last >/dev/null && cleanup_last
 	rm -rf "$dir"
 }
 trap cleanup EXIT
@@ -60,7 +62,7 @@ poll() { # SECONDS COMMAND...: until it succeeds
 	local deadline=$((SECONDS + $1))
 	shift
 	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && return 1
+		((SECONDS > deadline)) && { echo "timed out: $*"; "$@"; return 1; }
 		sleep 0.05
 	done
 }

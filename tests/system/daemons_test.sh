@@ -6,56 +6,19 @@
 # then shown, metrics that parse, little memory and CPU when idle, a clean end on SIGTERM. Ends with
 # `N passed, N failed`.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
-bin=${OUT:-build}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-daemons-XXXXXX") || exit 1
-passed=0 failed=0
+. tests/system/cluster.sh
+hf_dir=$dir
 declare -A pids
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir" "$@"
-}
-nbdsh() { # the system's python has the module
-	PATH=/usr/bin:$PATH timeout 60 nbdsh "$@"
-}
-cleanup() {
+cleanup_more() {
 	local pid
 	for pid in "${pids[@]}"; do
 		kill -9 "$pid" 2>/dev/null
 	done
 	wait 2>/dev/null
-	rm -rf "$dir"
 }
-trap cleanup EXIT
 
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && { echo "timed out: $*"; return 1; }
-		sleep 0.05
-	done
-}
-exits() { # CODE COMMAND...
-	local code=$1
-	shift
-	"$@"
-	local got=$?
-	[[ $got == "$code" ]] || { echo "exit code $got, not $code: $*"; return 1; }
-}
 # Runs a daemon as a service manager would and returns when it says READY=1.
 start() { # NAME ROLE FLAGS...
 	local name=$1 waiter
@@ -215,5 +178,4 @@ check "a refused export leaves nothing behind" t_refused_export
 check "metrics parse" t_metrics
 check "idle daemons are small and quiet" t_idle
 check "SIGTERM ends each daemon in order" t_end
-echo "$passed passed, $failed failed"
-((failed == 0))
+cluster_end

@@ -5,30 +5,19 @@
 # that goes on writing, one that stands still and wakes up later, one that is dead for good. Ends with
 # `N passed, N failed`.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
-bin=${OUT:-build}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-gw-XXXXXX") || exit 1
-passed=0 failed=0
+. tests/system/cluster.sh
+hf_dir=$dir
 declare -A pids
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir" "$@"
-}
-nbdsh() { # the system's python has the module
-	PATH=/usr/bin:$PATH timeout 60 nbdsh "$@"
-}
-cleanup() {
+cleanup_more() {
 	local pid
-	echo "$passed passed, $failed failed"
 	for pid in "${pids[@]}"; do
 		kill -CONT "$pid" 2>/dev/null
 		kill -9 "$pid" 2>/dev/null
 	done
 	wait 2>/dev/null
-	rm -rf "$dir"
 }
-trap cleanup EXIT
 
 start() { # NAME ROLE FLAGS...
 	local name=$1
@@ -40,34 +29,12 @@ stop() { # NAME: at once
 	kill -9 "${pids[$1]}" && wait "${pids[$1]}" 2>/dev/null
 	unset "pids[$1]"
 }
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-		tail -n 5 "$dir"/{manager,g1,g2}.log
-		exit 1 # each step needs the one before it
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && { echo "timed out: $*"; return 1; }
-		sleep 0.05
-	done
-}
-exits() { # CODE COMMAND...
-	local code=$1
-	shift
-	"$@"
-	local got=$?
-	[[ $got == "$code" ]] || { echo "exit code $got, not $code: $*"; return 1; }
+step() { # NAME COMMAND...: each needs the one before it
+	check "$@"
+	((failed == 0)) && return
+	tail -n 5 "$dir"/{manager,g1,g2}.log
+	cluster_end
+	exit 1
 }
 gateway_is() { # NAME STATE
 	hf status -o json | jq -e --arg n "$1" --arg s "$2" 'any(.processes[]; .name == $n and .state == $s)'
@@ -176,9 +143,10 @@ t_dead() { # nobody ever answers: the volume can be freed at once, and deleted
 		poll 10 eval "hf node list -o json | jq -e 'all(.items[].stores[]; .replica_count == 0)'"
 }
 
-check "a manager, three nodes, two gateways" t_start
-check "an export goes to the gateway that is asked for" t_choose
-check "a gateway without manager is fenced when another takes the volume by force" t_parted
-check "it comes back without the volume" t_heals
-check "a gateway that stood still cannot write when it wakes up" t_stands_still
-check "a volume of a gateway that is dead can be freed and deleted" t_dead
+step "a manager, three nodes, two gateways" t_start
+step "an export goes to the gateway that is asked for" t_choose
+step "a gateway without manager is fenced when another takes the volume by force" t_parted
+step "it comes back without the volume" t_heals
+step "a gateway that stood still cannot write when it wakes up" t_stands_still
+step "a volume of a gateway that is dead can be freed and deleted" t_dead
+cluster_end

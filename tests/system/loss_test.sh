@@ -4,58 +4,11 @@
 # A volume of one copy whose log has rot in what was acknowledged: it stays closed and says why, until a person
 # gives up what is missing; then it is exactly its entries before the rot. Ends with `N passed, N failed`.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
-bin=${OUT:-build}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-loss-XXXXXX") || exit 1
+. tests/system/cluster.sh
 image=$dir/c/n1/store0.img
-passed=0 failed=0 entry=
+entry=
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
-}
-nbdsh() { # the system's python has the module
-	PATH=/usr/bin:$PATH timeout 30 nbdsh "$@"
-}
-kill_all() { # by the pid files of this cluster alone; supervisors first
-	local file
-	for file in "$dir"/c/*/supervisor "$dir"/c/*/pid; do
-		[[ -s $file ]] && kill -9 "$(cat "$file")" 2>/dev/null
-	done
-}
-cleanup() {
-	hf down >/dev/null 2>&1 || kill_all
-	rm -rf "$dir"
-}
-trap cleanup EXIT
-
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && { "$@"; return 1; }
-		sleep 0.05
-	done
-}
-exits() { # CODE COMMAND...
-	local code=$1
-	shift
-	"$@"
-	local got=$?
-	[[ $got == "$code" ]] || { echo "exit code $got, not $code: $*"; return 1; }
-}
 uuid() {
 	hf volume show one -o json | jq -r .uuid
 }
@@ -170,5 +123,4 @@ check is_given_up_once t_accepted
 check is_its_entries_before_the_rot t_open_again
 check a_node_waits_for_the_lock_of_its_predecessor t_lock
 check a_lost_store_says_what_to_do t_lost
-echo "$passed passed, $failed failed"
-[[ $failed == 0 ]]
+cluster_end

@@ -5,54 +5,21 @@
 # why, and the node opens it again by itself. The device is a file served by nbdkit's error filter through
 # nbdfuse. Ends with `N passed, N failed`; 77 without these tools.
 
-set -u
 cd "$(dirname "$0")/../.." || exit 1
-bin=${OUT:-build}
 [[ -w /dev/fuse ]] && command -v nbdfuse fio fusermount3 >/dev/null &&
 	nbdkit --filter=error null --dump-plugin >/dev/null 2>&1 ||
 	{ echo "needs /dev/fuse, nbdkit, nbdfuse, fusermount3 and fio"; exit 77; }
-dir=$(mktemp -d "${TMPDIR:-/tmp}/hf-store-XXXXXX") || exit 1
+. tests/system/cluster.sh
 image=$dir/c/n1/store0.img
-passed=0 failed=0 kit= fuse= fio_pid=
+kit= fuse= fio_pid=
 
-hf() {
-	timeout 60 "$bin/holdfast" --dir "$dir/c" "$@"
-}
-kill_all() { # by the pid files of this cluster alone; supervisors first
-	local file
-	for file in "$dir"/c/*/supervisor "$dir"/c/*/pid; do
-		[[ -s $file ]] && kill -9 "$(cat "$file")" 2>/dev/null
-	done
-}
-cleanup() {
+cleanup_more() {
 	[[ -n $fio_pid ]] && kill "$fio_pid" 2>/dev/null
 	rm -f "$dir/refuse"
-	hf down >/dev/null 2>&1 || kill_all
+}
+cleanup_last() {
 	[[ -n $fuse ]] && { fusermount3 -u "$image" 2>/dev/null || umount "$image"; wait "$fuse"; }
 	[[ -n $kit ]] && kill "$kit" 2>/dev/null
-	rm -rf "$dir"
-}
-trap cleanup EXIT
-
-check() { # NAME COMMAND...
-	local name=$1
-	shift
-	if "$@" >"$dir/out" 2>&1; then
-		passed=$((passed + 1))
-		echo "pass $name"
-	else
-		failed=$((failed + 1))
-		echo "FAIL $name"
-		sed 's/^/    /' "$dir/out" | tail -n 25
-	fi
-}
-poll() { # SECONDS COMMAND...: until it succeeds
-	local deadline=$((SECONDS + $1))
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS > deadline)) && { "$@"; return 1; }
-		sleep 0.05
-	done
 }
 
 # The store of n1 moves to a device that obeys: while $dir/refuse exists, every write is EIO.
@@ -112,5 +79,4 @@ check io_is_under_way t_io_under_way
 check the_store_fails_io_goes_on_status_says_why t_fails_and_says_so
 check the_node_opens_it_again_by_itself t_comes_back
 check nothing_acknowledged_is_lost t_nothing_lost
-echo "$passed passed, $failed failed"
-[[ $failed == 0 ]]
+cluster_end
