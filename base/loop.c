@@ -247,7 +247,10 @@ static bool loop_may_sleep(struct loop *loop, uint64_t deadline_ns)
 static void loop_turn(struct loop *loop, uint64_t deadline_ns)
 {
 	conns_flush(loop);
-	loop->engine_ops->turn(loop, loop_may_sleep(loop, deadline_ns));
+	bool may_sleep = loop_may_sleep(loop, deadline_ns);
+	loop->engine_ops->turn(loop, may_sleep);
+	if (may_sleep && loop->awake.is_on)
+		loop_awake_count(loop);
 	loop_run_posted(loop);
 	loop_run_timers(loop);
 	loop_run_deferred(loop);
@@ -293,6 +296,7 @@ int loop_engine_parse(const char *text, enum loop_engine *ret, struct err *err)
 
 static void loop_free(struct loop *loop)
 {
+	loop_awake_free(loop);
 	if (loop->engine)
 		loop->engine_ops->destroy(loop);
 	if (loop->wake_file.fd >= 0)
@@ -313,6 +317,7 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 	loop->wake_file.fd = -1;
 	loop->alarm_file.fd = -1;
 	loop->signal_file.fd = -1;
+	loop->awake.fd = -1;
 	loop->engine_ops = engine_ops;
 	loop->env.ops = engine_ops == &engine_uring ? &loop_env_ops_uring : &loop_env_ops_aio;
 	list_init(&loop->deferred);

@@ -31,6 +31,15 @@ void loop_destroy(struct loop *loop);
 struct env *loop_env(struct loop *loop);
 /* "io_uring" or "libaio", for status. */
 const char *loop_engine_name(const struct loop *loop);
+/*
+ * While the loop is busy, no processor of the machine idles so deeply that waking it takes longer than latency_us
+ * (PM QoS; needs root or write access to /dev/cpu_dma_latency, else one warning and no effect). 0: idle processors
+ * poll. Before the first turn.
+ */
+void loop_awake_set(struct loop *loop, uint32_t latency_us);
+enum loop_awake_state { LOOP_AWAKE_OFF, LOOP_AWAKE_READY, LOOP_AWAKE_HELD };
+/* OFF: not asked for, or refused. READY: will be held when the loop is busy. */
+enum loop_awake_state loop_awake_state(const struct loop *loop);
 /* Runs until loop_stop(). */
 void loop_run(struct loop *loop);
 /* Runs turns until *flag is true (start-up and tests), or until deadline_ns (0: none) -> -ETIMEDOUT. */

@@ -91,6 +91,19 @@ extern const struct engine_ops engine_aio;
 
 #define RANDOM_WORDS 32
 
+/* Keeping processors awake while busy (loop_awake.c). */
+#define LOOP_AWAKE_DEVICE "/dev/cpu_dma_latency"
+
+struct loop_awake {
+	bool is_on;
+	int fd;	      /* open while held, else -1 */
+	uint32_t latency_us;
+	uint32_t wakes; /* sleeps that ended */
+	uint32_t wakes_checked;
+	uint64_t spell_ns;
+	struct env_timer timer; /* while held */
+};
+
 struct loop {
 	struct env env;
 	const struct engine_ops *engine_ops;
@@ -109,6 +122,7 @@ struct loop {
 	struct net_op signal_op;
 	void (*on_signal)(void *ctx, int signo);
 	void *signal_ctx;
+	struct loop_awake awake;
 	bool stop;
 	uint32_t disk_count;
 	uint32_t conn_count;
@@ -126,6 +140,9 @@ static inline void loop_defer(struct loop *loop, struct defer *defer)
 	if (!list_linked(&defer->link))
 		list_push_back(&loop->deferred, &defer->link);
 }
+/* A sleep has ended. */
+void loop_awake_count(struct loop *loop);
+void loop_awake_free(struct loop *loop);
 /* For impossible answers of the kernel: says what and aborts. */
 void loop_die(const char *what, int code) __attribute__((noreturn));
 

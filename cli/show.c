@@ -77,11 +77,11 @@ json_t *export_json(const Holdfast__V1__ExportInfo *e)
 
 json_t *process_json(const Holdfast__V1__ProcessInfo *p)
 {
-	return json_pack("{ss ss sI ss ss ss ss sI ss sb}", "role", p->role, "name", p->name, "pid",
+	return json_pack("{ss ss sI ss ss ss ss sI ss sb ss ss}", "role", p->role, "name", p->name, "pid",
 			 (json_int_t)p->pid, "state", p->state, "admin_address", p->admin_address,
 			 "io_engine", p->io_engine, "version", p->version, "started_ms",
 			 (json_int_t)p->started_ms, "metrics_address", p->metrics_address,
-			 "insecure_tcp", p->insecure_tcp);
+			 "insecure_tcp", p->insecure_tcp, "cpus", p->cpus, "cpu_latency", p->cpu_latency);
 }
 
 json_t *volume_json(const Holdfast__V1__VolumeInfo *v)
@@ -143,14 +143,15 @@ json_t *node_json(const struct cli *cli, const Holdfast__V1__NodeInfo *n)
 		capacity += (json_int_t)n->stores[i]->capacity_bytes;
 		used += (json_int_t)n->stores[i]->used_bytes;
 	}
-	return json_pack("{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI sb so}", "name", n->name,
+	return json_pack("{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI sb ss ss so}", "name", n->name,
 			 "pid", (json_int_t)pid, "state", is_gone ? "offline" : n->state, "uuid",
 			 n->uuid, "store_count", (json_int_t)n->n_stores, "capacity", capacity,
 			 "used", used, "cordoned", n->cordoned, "address", n->address,
 			 "admin_address", n->admin_address, "zone", n->zone, "rack", n->rack,
 			 "host", n->host, "io_engine", n->io_engine, "version", n->version,
 			 "last_seen_ms", (json_int_t)n->last_seen_ms, "insecure_tcp",
-			 n->insecure_tcp, "stores", stores);
+			 n->insecure_tcp, "cpus", n->cpus, "cpu_latency", n->cpu_latency, "stores",
+			 stores);
 }
 
 /* ---- long forms ---- */

@@ -50,7 +50,7 @@ int verb_node_list(struct cli *cli)
 static void node_print(json_t *node)
 {
 	static const char *const keys[] = {"name", "state", "uuid", "address", "admin_address",
-					   "zone", "rack",  "host", "io_engine", "version"};
+					   "zone", "rack",  "host", "io_engine", "cpus", "cpu_latency", "version"};
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
 		const char *text = json_string_value(json_object_get(node, keys[i]));

@@ -326,7 +326,8 @@ int daemon_options_check(const struct daemon_options *options, struct err *err)
 	if (log_level_parse(options->log_level, &level) < 0)
 		return err_set(err, -EINVAL, "log-level '%s': must be error, warn, info or debug",
 			       options->log_level);
-	return loop_engine_parse(options->io_engine, &engine, err);
+	int rc = daemon_cpu_check(options, err);
+	return rc == 0 ? loop_engine_parse(options->io_engine, &engine, err) : rc;
 }
 
 bool address_is_loopback(const char *address)
@@ -370,6 +371,8 @@ int daemon_open(const struct daemon_options *options, struct daemon **ret, struc
 			       daemon->state_dir);
 	daemon->lock_fd = daemon_lock(options, "pid", err);
 	rc = daemon->lock_fd < 0 ? daemon->lock_fd : loop_open(daemon, options, err);
+	if (rc == 0)
+		rc = daemon_cpu_open(daemon, options, err);
 	if (rc == 0)
 		rc = identity_load(daemon, err);
 	if (rc == 0)
@@ -462,6 +465,7 @@ void daemon_run(struct daemon *daemon, void (*stop)(void *ctx), void *ctx)
 {
 	daemon->stop = stop;
 	daemon->stop_ctx = ctx;
+	daemon_cpu_settle(daemon);
 	loop_run(daemon->loop);
 }
 

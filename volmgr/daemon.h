@@ -14,8 +14,11 @@
 #define HF_VOLMGR_DAEMON_H
 
 #include "base/config.h"
+#include "base/cpu.h"
 #include "base/loop.h"
 #include "base/metrics.h"
+#include "volmgr/arena.h"
+#include "volmgr/holdfast.pb-c.h"
 
 /* Exit codes of holdfastd; with DAEMON_EXIT_USAGE a supervisor does not try again. */
 #define DAEMON_EXIT_OK     0
@@ -33,6 +36,8 @@ struct daemon_options {
 	char *name;
 	char *log_level;
 	char *io_engine;
+	char *cpus;        /* "auto", "any" or a list */
+	char *cpu_latency; /* "auto", "off" or microseconds */
 	char *metrics;     /* "on": DIR/NAME/metrics.sock, "off", or an address */
 	uint64_t ready_fd; /* 0: none */
 	bool supervise;
@@ -69,6 +74,22 @@ struct daemon_options {
 		 .max = 16,                                                                    \
 		 .metavar = "ENGINE",                                                          \
 		 .help = "auto, io_uring or libaio"},                                          \
+		{.name = "cpus",                                                               \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, cpus),                              \
+		 .initial = "auto",                                                            \
+		 .max = 127,                                                                   \
+		 .metavar = "LIST",                                                            \
+		 .help = "Processors to run on: 0-3,8, any, or auto (a node: those that take " \
+			 "the interrupts of its disks, where a disk has one)"},                \
+		{.name = "cpu-latency",                                                        \
+		 .type = CONFIG_STRING,                                                        \
+		 .offset = offsetof(struct daemon_options, cpu_latency),                       \
+		 .initial = "auto",                                                            \
+		 .max = 8,                                                                     \
+		 .metavar = "US",                                                              \
+		 .help = "While busy, let no processor idle so deeply that waking it takes "   \
+			 "longer: microseconds, off, or auto (0 in a virtual machine, else 2)"}, \
 		{.name = "metrics",                                                            \
 		 .type = CONFIG_STRING,                                                        \
 		 .offset = offsetof(struct daemon_options, metrics),                           \
@@ -101,6 +122,8 @@ struct daemon {
 	struct uuid cluster_uuid; /* zero until known */
 	uint64_t boot_id;         /* random per start, not 0 */
 	uint64_t started_ms;      /* wall time */
+	struct cpu_list cpus;     /* empty: any */
+	bool cpus_auto;           /* private to daemon_cpu.c */
 	/* private to daemon.c */
 	char state_dir[DAEMON_PATH_BYTES]; /* DIR/NAME */
 	struct metrics_server *metrics_server;
@@ -133,6 +156,19 @@ extern const struct role gateway_role; /* gateway.c */
 int daemon_open(const struct daemon_options *options, struct daemon **ret, struct err *err);
 /* What the role made on the loop must be gone. NULL is fine. */
 void daemon_close(struct daemon *daemon);
+
+/* The loop waits for this disk: with --cpus auto it runs near it from daemon_run() on. */
+void daemon_near_disk(struct daemon *daemon, const char *path);
+/* "0-3" or "any". Returns buf. */
+const char *daemon_cpus(const struct daemon *daemon, char *buf, size_t buf_bytes);
+/* "off" (or refused), "ready" or "held". */
+const char *daemon_cpu_latency(const struct daemon *daemon);
+/* All but what only the role knows (insecure_tcp), from the arena. */
+Holdfast__V1__ProcessInfo *daemon_report(const struct daemon *daemon, const char *role, struct arena *arena);
+/* Between daemon.c and daemon_cpu.c. */
+int daemon_cpu_check(const struct daemon_options *options, struct err *err);
+int daemon_cpu_open(struct daemon *daemon, const struct daemon_options *options, struct err *err);
+void daemon_cpu_settle(struct daemon *daemon);
 
 /* What can be said about options before anything is opened: for `check` of a role's table. */
 int daemon_options_check(const struct daemon_options *options, struct err *err);

@@ -136,17 +136,7 @@ Holdfast__V1__VolumeInfo *gateway_report_volume(struct gateway_volume *v, struct
 
 Holdfast__V1__ProcessInfo *gateway_report_process(struct gateway *g, struct arena *arena)
 {
-	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);
-
-	out->role = arena_copy(arena, "gateway");
-	out->name = arena_copy(arena, g->daemon->name);
-	out->pid = getpid();
-	out->state = arena_copy(arena, "running");
-	out->admin_address = arena_copy(arena, g->daemon->admin_address);
-	out->io_engine = arena_copy(arena, loop_engine_name(g->daemon->loop));
-	out->version = arena_copy(arena, build_version());
-	out->started_ms = g->daemon->started_ms;
-	out->metrics_address = arena_copy(arena, g->daemon->metrics_address);
+	Holdfast__V1__ProcessInfo *out = daemon_report(g->daemon, "gateway", arena);
 	out->insecure_tcp = g->options->insecure_tcp;
 	return out;
 }

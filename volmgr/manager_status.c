@@ -319,21 +319,6 @@ static void nodes_fill(struct manager *m, struct arena *arena, Holdfast__V1__Sta
 
 /* ---- processes ---- */
 
-static Holdfast__V1__ProcessInfo *own_process(struct manager *m, struct arena *arena)
-{
-	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);
-	out->role = arena_copy(arena, "manager");
-	out->name = arena_copy(arena, m->daemon->name);
-	out->pid = getpid();
-	out->state = arena_copy(arena, "running");
-	out->admin_address = arena_copy(arena, m->daemon->admin_address);
-	out->io_engine = arena_copy(arena, loop_engine_name(m->daemon->loop));
-	out->version = arena_copy(arena, build_version());
-	out->started_ms = m->daemon->started_ms;
-	out->metrics_address = arena_copy(arena, m->daemon->metrics_address);
-	return out;
-}
-
 static Holdfast__V1__ProcessInfo *node_process(struct manager_node *node, struct arena *arena)
 {
 	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);
@@ -350,6 +335,8 @@ static Holdfast__V1__ProcessInfo *node_process(struct manager_node *node, struct
 	out->started_ms = info->started_ms;
 	out->metrics_address = info->metrics_address;
 	out->insecure_tcp = info->insecure_tcp;
+	out->cpus = info->cpus;
+	out->cpu_latency = info->cpu_latency;
 	return out;
 }
 
@@ -357,7 +344,7 @@ static void processes_fill(struct manager *m, struct arena *arena, Holdfast__V1_
 {
 	reply->processes = ARENA_ARRAY(arena, Holdfast__V1__ProcessInfo *,
 				       1 + m->node_count + m->gateway_count);
-	reply->processes[reply->n_processes++] = own_process(m, arena);
+	reply->processes[reply->n_processes++] = daemon_report(m->daemon, "manager", arena);
 	list_for_each (n, &m->nodes)
 		reply->processes[reply->n_processes++] =
 			node_process(CONTAINER_OF(n, struct manager_node, link), arena);

@@ -73,6 +73,7 @@ static char *label_text(struct arena *arena, const char *label)
 Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *arena)
 {
 	const struct node_options *options = role->options;
+	char cpus[128];
 	Holdfast__V1__NodeInfo *out = ARENA_MESSAGE(arena, NodeInfo, node_info);
 	out->name = arena_copy(arena, role->daemon->name);
 	out->uuid = arena_uuid(arena, &role->daemon->uuid);
@@ -89,6 +90,8 @@ Holdfast__V1__NodeInfo *node_report_info(struct node_role *role, struct arena *a
 	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
 	out->started_ms = role->daemon->started_ms;
 	out->insecure_tcp = options->insecure_tcp;
+	out->cpus = arena_copy(arena, daemon_cpus(role->daemon, cpus, sizeof(cpus)));
+	out->cpu_latency = arena_copy(arena, daemon_cpu_latency(role->daemon));
 	out->stores = ARENA_ARRAY(arena, Holdfast__V1__StoreInfo *, role->store_count);
 	for (uint32_t i = 0; i < role->store_count; i++)
 		out->stores[out->n_stores++] = store_report(&role->stores[i], arena);
@@ -165,16 +168,7 @@ size_t node_report_replicas(struct node_role *role, struct arena *arena,
 
 Holdfast__V1__ProcessInfo *node_report_process(struct node_role *role, struct arena *arena)
 {
-	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);
-	out->role = arena_copy(arena, "node");
-	out->name = arena_copy(arena, role->daemon->name);
-	out->pid = getpid();
-	out->state = arena_copy(arena, "running");
-	out->admin_address = arena_copy(arena, role->daemon->admin_address);
-	out->io_engine = arena_copy(arena, loop_engine_name(role->daemon->loop));
-	out->version = arena_copy(arena, build_version());
-	out->started_ms = role->daemon->started_ms;
-	out->metrics_address = arena_copy(arena, role->daemon->metrics_address);
+	Holdfast__V1__ProcessInfo *out = daemon_report(role->daemon, "node", arena);
 	out->insecure_tcp = role->options->insecure_tcp;
 	return out;
 }

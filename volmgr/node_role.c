@@ -370,6 +370,8 @@ static int node_run(struct daemon *daemon, const void *options, struct err *err)
 	int rc = node_start(role, err);
 	if (rc < 0)
 		return rc; /* the process ends; stores that are open recover as after a crash */
+	for (uint32_t i = 0; i < role->store_count; i++)
+		daemon_near_disk(daemon, role->stores[i].path);
 	role->timer.fire = beat_send;
 	env_timer_set(daemon->env, &role->timer, 0);
 	daemon_run(daemon, node_stop, role);
