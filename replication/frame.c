@@ -397,16 +397,6 @@ struct link *link_create(struct env *env, struct env_conn *conn, const struct li
 	return link;
 }
 
-const struct wire_hello *link_peer(const struct link *link)
-{
-	return &link->peer;
-}
-
-uint64_t link_last_heard_ns(const struct link *link)
-{
-	return link->last_heard_ns;
-}
-
 bool link_is_closing(const struct link *link)
 {
 	return link->closing;

@@ -68,9 +68,6 @@ void link_abandon(struct link *link);
 /* Stops and resumes handing on (and so, receiving). */
 void link_pause(struct link *link);
 void link_resume(struct link *link);
-/* The peer's hello (after ready). */
-const struct wire_hello *link_peer(const struct link *link);
-uint64_t link_last_heard_ns(const struct link *link);
 /* link_close() was called: the peer may see the end of the stream before `closed` is called here. */
 bool link_is_closing(const struct link *link);
 

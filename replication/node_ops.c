@@ -82,9 +82,7 @@ static void stream_broken(struct node_session *session, int status)
  * yet) must not apply it to its own entries (PROTO-3). */
 static void commit_take(struct node_session *session, uint64_t commit_seq)
 {
-	struct store_replica_info info;
-	store_replica_info(session->nr->replica, &info);
-	if (info.log_epoch == session->epoch)
+	if (store_replica_log_epoch(session->nr->replica) == session->epoch)
 		store_commit(session->nr->replica, commit_seq);
 }
 

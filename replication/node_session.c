@@ -101,19 +101,13 @@ static void ack_send(struct node_session *session)
 	bool trouble = session->stream_status != 0 && !session->stream_status_told;
 	if (session->ack_busy || session->dead || conn->io == NULL || (!position && !trouble))
 		return;
-	struct store_info info;
-	struct store_replica_info replica;
-	store_info(session->nr->store, &info);
-	store_replica_info(session->nr->replica, &replica);
-	uint64_t used = info.used_blocks + info.reserved_blocks;
 	session->ack_body = (struct wire_ack){
 		.epoch = le64_make(session->epoch),
 		.last_seq = le64_make(shadow ? session->shadow_last_seq : session->last_seq),
-		.free_blocks =
-			le64_make(info.capacity_blocks > used ? info.capacity_blocks - used : 0),
+		.free_blocks = le64_make(store_free_blocks(session->nr->store)),
 		.shadow = le32_make(shadow),
 		.status = le32_make(wire_status_from(session->stream_status)),
-		.checkpoint_seq = le64_make(replica.checkpoint_seq),
+		.checkpoint_seq = le64_make(store_replica_checkpoint_seq(session->nr->replica)),
 	};
 	if (shadow)
 		session->acked_shadow_seq = session->shadow_last_seq;
@@ -295,10 +289,7 @@ static struct node_session *session_create(struct node_conn *conn, struct node_r
 void node_position(struct store_replica *replica, struct store *store, struct wire_promise *ret)
 {
 	struct store_replica_info r;
-	struct store_info s;
 	store_replica_info(replica, &r);
-	store_info(store, &s);
-	uint64_t used = s.used_blocks + s.reserved_blocks;
 	*ret = (struct wire_promise){
 		.promised = le64_make(r.promised),
 		.log_epoch = le64_make(r.log_epoch),
@@ -310,7 +301,7 @@ void node_position(struct store_replica *replica, struct store *store, struct wi
 		.suspect_after = le64_make(r.suspect ? r.suspect_after : 0),
 		.suspect_until = le64_make(r.suspect ? r.suspect_until : 0),
 		.size_blocks = le64_make(r.spec.size_blocks),
-		.free_blocks = le64_make(s.capacity_blocks > used ? s.capacity_blocks - used : 0),
+		.free_blocks = le64_make(store_free_blocks(store)),
 		.used_blocks = le64_make(r.used_blocks),
 		.shadow_last_seq = le64_make(r.shadow ? r.shadow_last_seq : 0),
 		.checkpoint_seq = le64_make(r.checkpoint_seq),

@@ -220,14 +220,6 @@ static struct channel *channel_of(struct peer *peer, enum wire_kind kind)
 	return NULL;
 }
 
-bool peer_up(const struct peer *peer, enum wire_kind kind)
-{
-	for (uint32_t i = 0; i < peer->channel_count; i++)
-		if (peer->channels[i].kind == kind)
-			return peer->channels[i].ready;
-	return false;
-}
-
 void peer_request(struct peer *peer, enum wire_kind kind, struct peer_request *request)
 {
 	struct channel *ch = channel_of(peer, kind);

@@ -34,7 +34,6 @@ void peers_destroy(struct peers *peers);
 /* The peer for a node, created and connected on first use; the address may change later (then it
  * reconnects). NULL when there are too many (256). */
 struct peer *peers_get(struct peers *peers, const struct uuid *node_uuid, const char *address);
-bool peer_up(const struct peer *peer, enum wire_kind kind);
 
 /* A request and its reply. */
 struct peer_request {

@@ -223,8 +223,14 @@ struct batch {
 	uint64_t position;
 	uint64_t end_position;
 	uint64_t durable_prefix;
-	bool durable;
-	bool wants_flush; /* plain writes: one FLUSH after them */
+	enum batch_state {
+		BATCH_IDLE,
+		BATCH_WRITING,
+		BATCH_WRITTEN,	/* waits for a flush to begin */
+		BATCH_FLUSHING, /* written before the flush under way began */
+		BATCH_DURABLE,
+	} state;
+	bool dsync; /* its one write is its durability point */
 	uint32_t ios_pending;
 	uint32_t io_count;
 	uint32_t iov_count;
@@ -417,6 +423,8 @@ struct store {
 	bool seal_now;
 
 	struct batch batches[BATCHES_IN_FLIGHT_MAX];
+	struct device_io batch_flush; /* ring.c, R5 */
+	bool batch_flush_busy;
 	uint32_t in_flight;
 	uint64_t ring_head;  /* logical position where the next batch may start */
 	uint64_t ring_start; /* the durable root needs the ring from here */
@@ -490,6 +498,7 @@ int ring_init(struct store *store);
 void ring_free(struct store *store);
 /* Forms and submits batches while there is something to write and room. */
 void ring_run(struct store *store);
+void ring_fail_all(struct store *store);
 /* First position that may not be overwritten. */
 uint64_t ring_reuse_start(const struct store *store);
 uint64_t ring_used_blocks(const struct store *store);

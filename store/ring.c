@@ -13,10 +13,13 @@
  * R3 A batch is written only where ring_reuse_start() allows: nothing that the durable root's
  *    recovery, or a read under way, needs is overwritten.
  * R4 A batch never straddles the ring's end, nor holds a block of the bad-block list.
- * R5 One durability point per batch: a DSYNC write when it is one piece, else plain writes and one
- *    FLUSH after all of them. (DSYNC writes of several pieces each bring a flush of their own.)
+ * R5 A batch of one piece is a DSYNC write; of several, plain writes and a FLUSH that began after all of them were
+ *    done. One such FLUSH at a time, for all batches that were written when it began. (DSYNC writes of
+ *    several pieces each bring a flush of their own.)
  * R6 Nothing here allocates: batches, I/Os and vectors are there since open.
  * R7 After a failure nothing is submitted; what is in flight ends with -EIO when its I/O has ended.
+ * R8 Payload goes inline when the store is idle, which is one durable write at once, and to the data area when batches
+ *    are in flight: what is inline is read and written once more by the checkpoint.
  */
 #include "store/internal.h"
 
@@ -127,7 +130,9 @@ static struct selection ring_select(struct store *store)
 	}
 	if (s.desc_upper == 0)
 		s.desc_upper = 1; /* a seal */
-	s.is_inline = s.payload_blocks * BLOCK_BYTES <= store->config.inline_payload_bytes;
+	/* R8 */
+	s.is_inline = store->in_flight == 0 &&
+		      s.payload_blocks * BLOCK_BYTES <= store->config.inline_payload_bytes;
 	return s;
 }
 
@@ -317,7 +322,7 @@ static void batch_io_add(struct batch *b, uint64_t place, void *base, size_t byt
 		io->length_bytes += bytes;
 		return;
 	}
-	assert(b->io_count < BATCH_IOS_MAX - 1);
+	assert(b->io_count < BATCH_IOS_MAX);
 	io = &b->ios[b->io_count++].dio.io;
 	memset(io, 0, sizeof(*io));
 	io->op = ENV_IO_WRITE;
@@ -354,12 +359,12 @@ static void batch_io_done(struct device_io *dio, int status);
 
 static void batch_submit(struct store *store, struct batch *b)
 {
-	bool dsync = b->io_count == 1; /* R5 */
-	b->wants_flush = !dsync;
+	b->dsync = b->io_count == 1; /* R5 */
+	b->state = BATCH_WRITING;
 	b->ios_pending = b->io_count;
 	for (uint32_t i = 0; i < b->io_count; i++) {
 		struct device_io *dio = &b->ios[i].dio;
-		dio->io.flags = dsync ? ENV_IO_DSYNC : 0;
+		dio->io.flags = b->dsync ? ENV_IO_DSYNC : 0;
 		dio->done = batch_io_done;
 		store->counters.blocks_written += dio->io.length_bytes / BLOCK_BYTES;
 		device_submit(&store->device, dio);
@@ -487,7 +492,6 @@ static bool batch_form(struct store *store)
 	memset(b->desc, 0, (size_t)s.desc_upper * BLOCK_BYTES);
 	b->number = store->batch_next++;
 	b->durable_prefix = store->batch_stable;
-	b->durable = false;
 	b->io_count = b->iov_count = 0;
 	batch_write(store, &enc, &s);
 	store->ring_head = b->end_position;
@@ -678,12 +682,12 @@ static void ring_settle(struct store *store)
 	while (store->in_flight > 0 && !store->failed) {
 		struct batch *b =
 			&store->batches[(store->batch_stable + 1) % BATCHES_IN_FLIGHT_MAX];
-		if (!b->durable)
+		if (b->state != BATCH_DURABLE)
 			break;
 		store->batch_stable = b->number;
 		store->stable_end = b->end_position;
 		store->in_flight--;
-		b->durable = false;
+		b->state = BATCH_IDLE;
 		struct list ops = LIST_INIT(ops);
 		list_splice_back(&ops, &b->ops);
 		uint64_t number = b->number;
@@ -704,8 +708,55 @@ static void ring_settle(struct store *store)
 /* R7 */
 static void batch_failed_done(struct batch *b)
 {
+	b->state = BATCH_IDLE;
 	while (!list_empty(&b->ops))
 		op_finish(b->store, op_of(list_pop_front(&b->ops)), -EIO);
+}
+
+static void batch_durable(struct store *store, struct batch *b)
+{
+	b->state = BATCH_DURABLE;
+	store->batch_witnessed = MAX(store->batch_witnessed, b->durable_prefix);
+}
+
+static void flush_run(struct store *store);
+
+static void flush_done(struct device_io *dio, int status)
+{
+	struct store *store = CONTAINER_OF(dio, struct store, batch_flush);
+	(void)status; /* the store has failed then (device.h) */
+	store->batch_flush_busy = false;
+	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++) {
+		struct batch *b = &store->batches[i];
+		if (store->failed && (b->state == BATCH_FLUSHING || b->state == BATCH_WRITTEN))
+			batch_failed_done(b);
+		else if (b->state == BATCH_FLUSHING)
+			batch_durable(store, b);
+	}
+	if (store->failed)
+		return;
+	flush_run(store); /* before the settling, which may take long */
+	ring_settle(store);
+}
+
+static void flush_run(struct store *store)
+{
+	bool wanted = false;
+	if (store->batch_flush_busy)
+		return;
+	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++) {
+		struct batch *b = &store->batches[i];
+		if (b->state != BATCH_WRITTEN)
+			continue;
+		b->state = BATCH_FLUSHING;
+		wanted = true;
+	}
+	if (!wanted)
+		return;
+	store->batch_flush_busy = true;
+	store->batch_flush.io = (struct env_io){.op = ENV_IO_FLUSH};
+	store->batch_flush.done = flush_done;
+	device_submit(&store->device, &store->batch_flush);
 }
 
 static void batch_io_done(struct device_io *dio, int status)
@@ -719,18 +770,21 @@ static void batch_io_done(struct device_io *dio, int status)
 		batch_failed_done(b);
 		return;
 	}
-	if (b->wants_flush) {
-		b->wants_flush = false;
-		b->ios_pending = 1;
-		struct device_io *flush = &b->ios[BATCH_IOS_MAX - 1].dio;
-		flush->io = (struct env_io){.op = ENV_IO_FLUSH};
-		flush->done = batch_io_done;
-		device_submit(&store->device, flush);
+	if (!b->dsync) {
+		b->state = BATCH_WRITTEN;
+		flush_run(store);
 		return;
 	}
-	b->durable = true;
-	store->batch_witnessed = MAX(store->batch_witnessed, b->durable_prefix);
+	batch_durable(store, b);
 	ring_settle(store);
+}
+
+/* Batches whose I/O has ended and that no other one will settle. */
+void ring_fail_all(struct store *store)
+{
+	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++)
+		if (store->batches[i].state == BATCH_DURABLE)
+			batch_failed_done(&store->batches[i]);
 }
 
 /* ---- life ---- */

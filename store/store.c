@@ -160,6 +160,24 @@ static uint64_t replica_commit_hash(const struct store_replica *r)
 	return hash;
 }
 
+uint64_t store_replica_log_epoch(const struct store_replica *r)
+{
+	return r->log_epoch;
+}
+
+uint64_t store_replica_checkpoint_seq(const struct store_replica *r)
+{
+	return r->checkpoint_seq;
+}
+
+uint64_t store_free_blocks(const struct store *store)
+{
+	struct space_info space;
+	space_info(store->space, &space);
+	uint64_t used = space.allocated_blocks + space.reserve_blocks;
+	return space.capacity_blocks > used ? space.capacity_blocks - used : 0;
+}
+
 void store_replica_info(const struct store_replica *r, struct store_replica_info *ret)
 {
 	struct map_root root;
@@ -236,6 +254,7 @@ static void fail_timer_fire(struct env_timer *timer)
 	fail_list(store, &store->incoming);
 	fail_list(store, &store->waiting);
 	fail_list(store, &store->unwitnessed);
+	ring_fail_all(store);
 	bulk_fail_all(store);
 	query_fail_all(store);
 	read_fail_all(store);
@@ -511,7 +530,7 @@ static void close_super(struct co *co, struct store *store)
 static bool store_quiet(const struct store *store)
 {
 	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++) {
-		if (store->batches[i].ios_pending)
+		if (store->batches[i].state != BATCH_IDLE)
 			return false;
 	}
 	for (uint32_t i = 0; i < BULKS_MAX; i++) {

@@ -60,7 +60,7 @@ struct store_config {
 					 * the others stay in memory and in the run table, within delta_bytes; default 32 */
 	uint32_t batches_in_flight_max; /* default 4 */
 	uint32_t batch_payload_bytes;	/* redirected batch target; default 128 KiB */
-	uint32_t inline_payload_bytes;	/* at most this much payload goes inline; default 32 KiB */
+	uint32_t inline_payload_bytes;	/* of an idle store, at most this much payload goes inline; default 32 KiB */
 	uint32_t log_records_max;	/* records kept since the last checkpoint; default 131072 */
 	uint64_t io_slow_ns;		/* default 2 s: counted, reported */
 	uint64_t io_fail_ns;		/* default 30 s: the store fails */
@@ -161,6 +161,11 @@ struct store_replica *store_replica_find(struct store *store, const struct uuid 
 void store_replica_each(struct store *store, void (*fn)(void *ctx, struct store_replica *replica),
 			void *ctx);
 void store_replica_info(const struct store_replica *replica, struct store_replica_info *ret);
+/* Single fields of it, for the data path. */
+uint64_t store_replica_log_epoch(const struct store_replica *replica);
+uint64_t store_replica_checkpoint_seq(const struct store_replica *replica);
+/* What new payload may take: capacity less what is used and reserved. */
+uint64_t store_free_blocks(const struct store *store);
 
 /* Creates an empty replica (P = G = L = 0). The same spec again: 0; another replica_uuid or size for
  * the same volume and shard: -EEXIST. -ENOSPC when the volume table is full. */

@@ -120,9 +120,6 @@ void gateway_volume_uri(const struct gateway_volume *v, char uri[256]);
 
 Holdfast__V1__VolumeInfo *gateway_report_volume(struct gateway_volume *v, struct arena *arena);
 Holdfast__V1__ProcessInfo *gateway_report_process(struct gateway *g, struct arena *arena);
-/* Writes the array, returns its length. */
-size_t gateway_report_replicas(struct gateway_volume *v, struct arena *arena,
-			       Holdfast__V1__ReplicaInfo ***ret);
 Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct arena *arena);
 void gateway_event(struct gateway *g, enum event_level level, const char *volume, const char *kind,
 		   const char *text);

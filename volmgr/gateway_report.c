@@ -56,15 +56,6 @@ static size_t replicas_fill(const struct gateway_volume *v, const struct coordin
 	return info->replica_count;
 }
 
-size_t gateway_report_replicas(struct gateway_volume *v, struct arena *arena,
-			       Holdfast__V1__ReplicaInfo ***ret)
-{
-	struct coordinator_info info;
-
-	coordinator_info(v->coordinator, &info);
-	return replicas_fill(v, &info, arena, ret);
-}
-
 Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct arena *arena)
 {
 	Holdfast__V1__ExportInfo *out = ARENA_MESSAGE(arena, ExportInfo, export_info);

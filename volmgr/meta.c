@@ -166,11 +166,6 @@ void meta_close(struct meta *meta, struct meta_close *close)
 	meta->ops->close(meta, close);
 }
 
-const char *meta_backend(const struct meta *meta)
-{
-	return meta->ops->name;
-}
-
 void meta_req_done(struct meta_req *req)
 {
 	switch (req->kind) {

@@ -213,8 +213,6 @@ struct meta_close {
 /* Ends what is pending with -ECANCELED, ends the watches likewise, then close->done(): the handle
  * is gone. No call on the handle after this. */
 void meta_close(struct meta *meta, struct meta_close *close);
-/* "lmdb", "memory", ...; for status. */
-const char *meta_backend(const struct meta *meta);
 
 /* 0, or -EINVAL naming what is wrong with the key. */
 int meta_key_check(const char *key, struct err *err);
@@ -308,7 +306,6 @@ void meta_mem_abandon(struct meta *handle);
 /* ---- for back ends only ---- */
 
 struct meta_ops {
-	const char *name;
 	/* Takes the request; req->status < 0: it was found malformed, complete it with that. */
 	void (*submit)(struct meta *meta, struct meta_req *req);
 	void (*watch_start)(struct meta *meta, struct meta_watch *watch);

@@ -185,7 +185,6 @@ static const struct meta_table_ops lmdb_table_ops = {
 };
 
 static const struct meta_ops lmdb_ops = {
-	.name = "lmdb",
 	.submit = meta_client_submit,
 	.watch_start = meta_client_watch_start,
 	.watch_stop = meta_client_watch_stop,

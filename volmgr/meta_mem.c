@@ -227,7 +227,6 @@ static const struct meta_table_ops mem_table_ops = {
 };
 
 static const struct meta_ops mem_ops = {
-	.name = "memory",
 	.submit = meta_client_submit,
 	.watch_start = meta_client_watch_start,
 	.watch_stop = meta_client_watch_stop,

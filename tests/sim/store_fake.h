@@ -790,6 +790,24 @@ void store_replica_each(struct store *store, void (*fn)(void *ctx, struct store_
 			fn(ctx, &store->device->replicas[i]);
 }
 
+uint64_t store_replica_log_epoch(const struct store_replica *r)
+{
+	return r->log_epoch;
+}
+
+uint64_t store_replica_checkpoint_seq(const struct store_replica *r)
+{
+	return r->log.base_seq;
+}
+
+uint64_t store_free_blocks(const struct store *store)
+{
+	struct store_info info;
+	store_info(store, &info);
+	uint64_t used = info.used_blocks + info.reserved_blocks;
+	return info.capacity_blocks > used ? info.capacity_blocks - used : 0;
+}
+
 void store_replica_info(const struct store_replica *r, struct store_replica_info *ret)
 {
 	*ret = (struct store_replica_info){
