@@ -9,7 +9,8 @@
 # and measures each figure for 60 s in all; --quick fills once, half as full, and measures 10 s, and says so.
 # rf1 is a cluster of one node, rf3 one of three nodes; all daemons are on this machine and share its disk.
 # Every acknowledged write of a volume is durable on a quorum; the raw file is shown without and with durability
-# (O_DSYNC). Absolute figures move with the machine: only ratios, taken alternately, mean anything.
+# (O_DSYNC), and once more as -awake: with idle processors kept polling, as our daemons do while they are busy
+# (--cpu-latency). Absolute figures move with the machine: only ratios, taken alternately, mean anything.
 #
 # goal: what the project wants to reach. bound: what could be reached at most, computed from figures of this run:
 #   CPU    processors / CPU time per request of client and daemons together, against raw
@@ -55,14 +56,14 @@ trap cleanup EXIT
 raw=$work/raw.img
 target_args() { # TARGET -> arguments of fio
 	case $1 in
-	raw) echo "--ioengine=io_uring --filename=$raw" ;;
-	raw-dsync) echo "--ioengine=io_uring --sync=dsync --filename=$raw" ;;
+	raw | raw-awake) echo "--ioengine=io_uring --filename=$raw" ;;
+	raw-dsync*) echo "--ioengine=io_uring --sync=dsync --filename=$raw" ;;
 	rf1 | rf3) echo "--ioengine=nbd --uri=$(cat "$work/$1.uri")" ;;
 	*) echo "--ioengine=nbd --uri=nbd+unix:///?socket=$work/$1.sock" ;;
 	esac
 }
 durable() {
-	case $1 in raw-dsync | rf1 | rf3) echo yes ;; *) echo no ;; esac
+	case $1 in raw-dsync* | rf1 | rf3) echo yes ;; *) echo no ;; esac
 }
 target_pids() {
 	case $1 in
@@ -120,10 +121,12 @@ fio_one() {
 	local target=$1 rw=$2 depth=$3 before after ramp_s=1
 	# shellcheck disable=SC2046
 	before=$(cpu_ticks $(target_pids "$target"))
+	case $target in *-awake) exec 9>/dev/cpu_dma_latency && printf '\0\0\0\0' >&9 ;; esac
 	# shellcheck disable=SC2046
 	fio --name=b --rw="$rw" --bs=4k --iodepth="$depth" --size="${size_mib}m" --direct=1 \
 		--time_based --runtime="$runtime" --ramp_time=$ramp_s --randrepeat=0 --norandommap \
 		--output-format=json $(target_args "$target") 2>/dev/null | sed -n '/^{/,$p' >"$work/fio.json"
+	exec 9>&-
 	# shellcheck disable=SC2046
 	after=$(cpu_ticks $(target_pids "$target"))
 	jq -r --argjson daemons_us "$(((after - before) * 1000000 / $(getconf CLK_TCK)))" --argjson ramp $ramp_s '
@@ -142,6 +145,7 @@ calc() { awk "BEGIN {printf \"%.2f\", $1}"; }
 measure() {
 	local label=$1 rw=$2 depth=$3 t targets="raw"
 	[ "$rw" = randwrite ] && targets="raw raw-dsync"
+	[ -w /dev/cpu_dma_latency ] && targets="$targets ${targets// /-awake }-awake"
 	targets="$targets rf1 rf3 $peers"
 	rm -f "$work"/m.*
 	for _ in $(seq "$rounds"); do

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/co.h"
+#include "base/cpu.h"
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -324,6 +325,20 @@ static void measure(struct bench *b, double seconds, int rounds)
 	compare(b, 1, seconds, rounds);
 }
 
+/* As a node does (volmgr/daemon_cpu.c); the file that is compared with has it too. */
+static void place_near_disk(struct bench *b, const char *dir)
+{
+	uint32_t cpu;
+	struct cpu_list cpus = {0};
+	struct err err = {0};
+	loop_awake_set(b->loop, cpu_awake_latency_us(""));
+	if (cpu_of_disk("", dir, &cpu) < 0)
+		return;
+	cpu_list_add(&cpus, cpu);
+	if (cpu_pin(&cpus, &err) < 0)
+		fprintf(stderr, "store_bench: %s\n", err_text(&err));
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
@@ -347,6 +362,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	b.env = loop_env(b.loop);
+	place_near_disk(&b, argv[1]);
 	if (b.sparse ? !sparse_create(&b) : !raw_create(&b, raw_path))
 		return 1;
 	run_co(&b, open_run);
