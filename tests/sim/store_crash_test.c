@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <time.h>
 
+#include <malloc.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -404,6 +405,9 @@ static int usage(void)
 int main(int argc, char **argv)
 {
 	struct run run = {.bounds = bounds_quick, .seed = 1, .parts = 1};
+	/* Stores are opened and closed all the time: their memory stays in the process. */
+	(void)mallopt(M_MMAP_THRESHOLD, 64 << 20);
+	(void)mallopt(M_TRIM_THRESHOLD, 256 << 20);
 	uint64_t seconds = 0, only = UINT64_MAX;
 	bool is_full = false;
 	for (int i = 1; i < argc; i++) {
