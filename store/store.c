@@ -537,7 +537,8 @@ static bool store_quiet(const struct store *store)
 		if (store->bulks[i].busy)
 			return false;
 	}
-	return list_empty(&store->reads_active) && list_empty(&store->finished) &&
+	return !env_timer_armed(&store->fail_timer) && /* R1: not everything is ended yet */
+	       list_empty(&store->reads_active) && list_empty(&store->finished) &&
 	       store->checkpoint.idle && store->query.idle && list_empty(&store->incoming) &&
 	       list_empty(&store->waiting) && list_empty(&store->unwitnessed) &&
 	       list_empty(&store->query.queue);
