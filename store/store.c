@@ -198,7 +198,7 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.suspect_until = r->suspect_until,
 		.loss_first_block = r->loss_first_block,
 		.loss_end_block = r->loss_end_block,
-		.map_damaged = r->lost || (r->suspect && r->suspect_after < r->head.last_seq),
+		.map_damaged = replica_map_damaged(r),
 		.shadow = r->shadow_on,
 		.shadow_last_seq = r->shadow_on ? r->shadow.last_seq : 0,
 		.lease_boot_id = r->lease_boot_id,
