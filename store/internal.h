@@ -143,7 +143,7 @@ struct store_replica {
 	bool in_cut;   /* in the table of the checkpoint that runs */
 	bool deleting_at_cut;
 	bool head_frozen; /* a shadow is on, or about to be: nothing commits to the head */
-	bool lost; /* its index is rotten: nothing enters the map or folds in this life */
+	bool lost;        /* its index is rotten: nothing enters the map or folds in this life */
 	bool trim_wanted; /* a dropped shadow's or an old head's pages are to be freed */
 	uint64_t suspect_after;
 	uint64_t suspect_until;

@@ -597,8 +597,8 @@ bool replica_apply_adopt(struct store_replica *r, const struct log_record *recor
 	uint64_t last_hash = le64_get(body->last_hash);
 	bool is_shadow = record->flags & RECORD_SHADOW;
 	bool damaged = is_shadow ? r->lost : replica_map_damaged(r); /* R6 */
-	bool fits = is_shadow ? adopt_shadow(r, record, last_hash)
-			      : adopt_staged(r, record, last_hash);
+	bool fits =
+		is_shadow ? adopt_shadow(r, record, last_hash) : adopt_staged(r, record, last_hash);
 	r->promised = MAX(r->promised, record->epoch);
 	if (!fits)
 		return false;

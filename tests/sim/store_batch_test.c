@@ -8,7 +8,7 @@
  */
 #include "tests/sim/store_rig.h"
 
-#define FAST_NS (100 * SIM_US)
+#define FAST_NS     (100 * SIM_US)
 #define LONG_BLOCKS 20u /* too much to go inline */
 
 static void latency(struct rig *rig, uint64_t ns)
@@ -87,9 +87,8 @@ static struct rig *durable_behind_a_write(uint64_t first_ns)
 TEST(store_batch, durable_ones_behind_a_write_that_fails_end_with_an_error)
 {
 	struct rig *rig = durable_behind_a_write(20 * FAST_NS);
-	sim_disk_fail(rig->disk, &(struct sim_disk_fault){.op = ENV_IO_WRITE,
-							  .count = 1,
-							  .status = -EIO});
+	sim_disk_fail(rig->disk,
+		      &(struct sim_disk_fault){.op = ENV_IO_WRITE, .count = 1, .status = -EIO});
 	sim_run_for(rig->sim, 20 * FAST_NS);
 	expect_failed(rig, 3);
 }
@@ -109,7 +108,7 @@ TEST(store_batch, one_that_is_durable_behind_a_flush_that_hangs_ends_with_an_err
 {
 	struct rig *rig = batch_rig();
 	batch_to_its_flush(rig, 60 * SIM_S);
-	batch(rig, LOG_ZERO, 30, 1, FAST_NS); /* durable by itself */
+	batch(rig, LOG_ZERO, 30, 1, FAST_NS);  /* durable by itself */
 	batch(rig, LOG_WRITE, 31, 1, FAST_NS); /* waits for a flush that never begins */
 	sim_run_for(rig->sim, 32 * SIM_S);
 	CHECK_EQ(rig->failed_status, -ETIMEDOUT);
@@ -170,15 +169,14 @@ TEST(store_batch, a_flush_that_fails_ends_what_it_covers_and_what_waits)
 {
 	struct rig *rig = batch_rig();
 	batch_to_its_flush(rig, 50 * FAST_NS);
-	batch(rig, LOG_WRITE, 30, 1, FAST_NS);  /* written */
-	batch(rig, LOG_ZERO, 31, 1, FAST_NS);   /* durable */
+	batch(rig, LOG_WRITE, 30, 1, FAST_NS); /* written */
+	batch(rig, LOG_ZERO, 31, 1, FAST_NS);  /* durable */
 	sim_run_for(rig->sim, 10 * FAST_NS);
 	batch(rig, LOG_WRITE, 32, 1, 80 * FAST_NS); /* not yet written then */
 	CHECK_EQ(sim_disk_in_flight(rig->disk), 3);
 	CHECK(rig_write_async(rig, 0, LOG_WRITE, 33, 1)); /* in no batch: four are in flight */
-	sim_disk_fail(rig->disk, &(struct sim_disk_fault){.op = ENV_IO_FLUSH,
-							  .count = 1,
-							  .status = -EIO});
+	sim_disk_fail(rig->disk,
+		      &(struct sim_disk_fault){.op = ENV_IO_FLUSH, .count = 1, .status = -EIO});
 	sim_run_for(rig->sim, 50 * FAST_NS);
 	CHECK_EQ(rig->failed_count, 1);
 	for (unsigned i = 0; i < 5; i++)
