@@ -13,6 +13,7 @@
  *    reserved_blocks, so batches and destages always find room.
  * R3 What needs no new space never waits for space; but it may wait behind what does, which either
  *    goes on or is refused once the checkpoint that it waits for has ended.
+ * R4 Nothing waits for the map of a lost replica: nothing enters it any more, and all behind would wait too.
  */
 #include "store/internal.h"
 
@@ -226,11 +227,13 @@ static int accept_loss(const struct store_replica *r, const struct store_accept_
 	if (!r->suspect || loss->suspect_after != r->suspect_after ||
 	    loss->suspect_until != r->suspect_until)
 		return -ESTALE;
-	return r->lost || r->suspect_after < r->head.last_seq ? -EUCLEAN : 0;
+	return replica_map_damaged(r) ? -EUCLEAN : 0;
 }
 
 static int append_check_shadow(const struct store_replica *r, const struct log_entry *e)
 {
+	if (r->lost)
+		return -EUCLEAN; /* R4 */
 	if (!r->issued.shadow || r->issued.shadow_epoch != e->epoch ||
 	    r->issued.promised != e->epoch)
 		return -ESTALE;
@@ -449,6 +452,8 @@ static int accept_adopt(struct store_op *op)
 	struct replica_issued *i = &r->issued;
 	if (a->epoch == 0 || i->promised != a->epoch)
 		return -ESTALE;
+	if (a->shadow ? r->lost : replica_map_damaged(r))
+		return -EUCLEAN; /* replica.c, R6 */
 	if (a->shadow) {
 		if (!i->shadow || i->shadow_last != a->last_seq || i->shadow_hash != a->last_hash)
 			return -EILSEQ;
@@ -518,6 +523,8 @@ static int accept_shadow_begin(struct store *store, struct store_op *op)
 		return -EINVAL;
 	if (r->issued.promised != s->epoch)
 		return -ESTALE;
+	if (r->lost)
+		return -EUCLEAN; /* R4 */
 	if (r->issued.shadow || r->shadow_on || r->shadow_begin || r->head_frozen)
 		return -EBUSY;
 	if (!list_empty(&r->issued_entries))
@@ -550,6 +557,8 @@ static int accept_fill(struct store *store, struct store_op *op)
 	struct bulk *bulk = p->aux;
 	if (!r->issued.shadow)
 		return -ESTALE;
+	if (r->lost)
+		return -EUCLEAN; /* R4 */
 	if (map_pool_delta_full(store->pool)) {
 		checkpoint_request(store);
 		return STALL;

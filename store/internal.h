@@ -143,7 +143,7 @@ struct store_replica {
 	bool in_cut;   /* in the table of the checkpoint that runs */
 	bool deleting_at_cut;
 	bool head_frozen; /* a shadow is on, or about to be: nothing commits to the head */
-	bool lost; /* its index is rotten: nothing folds any more, refill */
+	bool lost;        /* its index is rotten: nothing enters the map or folds in this life */
 	bool trim_wanted; /* a dropped shadow's or an old head's pages are to be freed */
 	uint64_t suspect_after;
 	uint64_t suspect_until;
@@ -173,6 +173,12 @@ struct store_replica {
 	bool hole;     /* recovery: records beyond a hole are not taken */
 	bool gap_open; /* recovery: records of it may have been lost in a rotten batch */
 };
+
+/* It may lack committed entries: lost, or an earlier life said so. What rot took from a log is behind its end instead. */
+static inline bool replica_map_damaged(const struct store_replica *r)
+{
+	return r->lost || (r->suspect && r->suspect_after < r->head.last_seq);
+}
 
 /* ---- operations ---- */
 
@@ -519,6 +525,8 @@ void replica_apply_append(struct store_replica *replica, struct entry *entry);
 void replica_apply_promise(struct store_replica *replica, uint64_t epoch);
 /* False: the staged tail or the shadow is not what the record says (rot before it). */
 bool replica_apply_adopt(struct store_replica *replica, const struct log_record *record);
+/* Its log is whole, as far as is known. Nothing about its map. */
+void replica_suspicion_end(struct store_replica *replica);
 void replica_apply_lease(struct store_replica *replica, uint64_t boot_id, uint64_t term_ns);
 /* Ends the suspicion when it is of that range and no rot since then keeps it up. */
 void replica_apply_accept_loss(struct store_replica *replica, uint64_t after, uint64_t until);

@@ -256,8 +256,11 @@ static bool replay_follows(struct store_replica *r, const struct log_record *rec
 	}
 	if (record->seq == r->head.last_seq + 1 && record->prev_hash == r->head.last_hash) {
 		if (r->gap_open) {
-			r->gap_open = false;
+			r->gap_open = r->hole = false;
 			r->log_epoch = MAX(r->log_epoch, record->epoch);
+			/* It was not taken while the log was suspect: what ended that is in the gap. */
+			if (!replica_map_damaged(r))
+				replica_suspicion_end(r);
 		}
 		return true;
 	}

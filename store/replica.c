@@ -19,6 +19,8 @@
  * R4 An entry that a running checkpoint writes to its tail table (CUT) is never freed before that
  *    checkpoint ends: dropped meanwhile, it is DEAD.
  * R5 P, G and applied never go back. ADOPT replaces entries above its base only, and base >= K.
+ * R6 An ADOPT proves a log, not a map: a damaged one stays suspect. Only the flip to a shadow, which was filled anew, or
+ *    deletion gives another map; and no flip when the rot was met in this life, because the shadow is in the same index.
  */
 #include "store/internal.h"
 
@@ -582,7 +584,7 @@ static bool adopt_staged(struct store_replica *r, const struct log_record *recor
 	return true;
 }
 
-static void suspicion_end(struct store_replica *r)
+void replica_suspicion_end(struct store_replica *r)
 {
 	r->suspect = false;
 	r->suspect_after = r->suspect_until = 0;
@@ -593,15 +595,18 @@ bool replica_apply_adopt(struct store_replica *r, const struct log_record *recor
 {
 	const struct record_adopt_body *body = record->body;
 	uint64_t last_hash = le64_get(body->last_hash);
-	bool fits = record->flags & RECORD_SHADOW ? adopt_shadow(r, record, last_hash)
-						  : adopt_staged(r, record, last_hash);
+	bool is_shadow = record->flags & RECORD_SHADOW;
+	bool damaged = is_shadow ? r->lost : replica_map_damaged(r); /* R6 */
+	bool fits =
+		is_shadow ? adopt_shadow(r, record, last_hash) : adopt_staged(r, record, last_hash);
 	r->promised = MAX(r->promised, record->epoch);
 	if (!fits)
 		return false;
 	r->log_epoch = record->epoch;
 	r->head.commit_target = MAX(r->head.commit_target, record->commit_seq);
 	r->head_frozen = false;
-	suspicion_end(r);
+	if (!damaged)
+		replica_suspicion_end(r);
 	replica_advance(r);
 	replica_size_update(r);
 	return true;
@@ -609,8 +614,9 @@ bool replica_apply_adopt(struct store_replica *r, const struct log_record *recor
 
 void replica_apply_accept_loss(struct store_replica *r, uint64_t after, uint64_t until)
 {
-	if (r->suspect && !r->lost && r->suspect_after == after && r->suspect_until == until)
-		suspicion_end(r);
+	if (r->suspect && !replica_map_damaged(r) && r->suspect_after == after &&
+	    r->suspect_until == until)
+		replica_suspicion_end(r);
 }
 
 void replica_apply_lease(struct store_replica *r, uint64_t boot_id, uint64_t term_ns)

@@ -183,123 +183,113 @@ static void encode_places(struct encoder *enc, struct entry *e)
 		e->state |= ENTRY_INLINE;
 }
 
-static void encode_adopt(const struct store_adopt *a, struct log_record *r,
-			 struct record_adopt_body *body)
-{
-	r->op = RECORD_ADOPT;
-	r->epoch = a->epoch;
-	r->address_blocks = a->shadow ? 0 : a->base_seq;
-	r->seq = a->last_seq;
-	r->commit_seq = a->commit_seq;
-	r->flags = a->shadow ? RECORD_SHADOW : 0;
-	body->last_hash = le64_make(a->last_hash);
-	r->body = body;
-	r->body_bytes = sizeof(*body);
-}
+union record_body {
+	struct record_create create;
+	struct record_adopt_body adopt;
+	struct record_lease_body lease;
+	struct record_loss_body loss;
+	struct record_repair_body repair;
+	struct record_shadow_body shadow;
+};
 
-static void encode_repair(struct store_op *op, struct log_record *r,
-			  struct record_repair_body *body)
+/* The record points into the operation and to *body. */
+static void op_record(struct store_op *op, struct log_record *r, union record_body *body)
 {
-	struct store_repair *repair = CONTAINER_OF(op, struct store_repair, op);
-	struct bulk *bulk = op_private(op)->aux;
-	r->op = RECORD_REPAIR;
-	r->address_blocks = repair->address_blocks;
-	r->length_blocks = 1;
-	r->crc_count = 1;
-	r->crcs = &repair->expected_crc32c;
-	r->extent_count = 1;
-	r->extents = bulk->extents;
-	body->old_place = le64_make(bulk->old_place);
-	r->body = body;
-	r->body_bytes = sizeof(*body);
+	struct op_private *p = op_private(op);
+	const struct store_replica_spec *spec = &op->replica->spec;
+	const struct store_adopt *adopt = CONTAINER_OF(op, struct store_adopt, op);
+	const struct store_lease *lease = CONTAINER_OF(op, struct store_lease, op);
+	const struct store_accept_loss *loss = CONTAINER_OF(op, struct store_accept_loss, op);
+	const struct store_repair *repair = CONTAINER_OF(op, struct store_repair, op);
+	const struct store_shadow *shadow = CONTAINER_OF(op, struct store_shadow, op);
+	*r = (struct log_record){
+		.slot = op->replica->slot,
+		.shard = spec->shard,
+		.node = op->replica->head_node,
+		.time_ms = env_wall_ms(op->replica->store->env),
+		.body = body,
+	};
+	switch ((enum op_kind)p->kind) {
+	case OP_APPEND:
+	case OP_FILL:
+		entry_record(p->entry, r);
+		break;
+	case OP_CREATE:
+		r->op = RECORD_CREATE;
+		body->create.volume_uuid = spec->volume_uuid;
+		body->create.replica_uuid = spec->replica_uuid;
+		body->create.size_blocks = le64_make(spec->size_blocks);
+		r->body_bytes = sizeof(body->create);
+		break;
+	case OP_DELETE:
+		r->op = RECORD_DELETE;
+		break;
+	case OP_PROMISE:
+		r->op = RECORD_PROMISE;
+		r->epoch = CONTAINER_OF(op, struct store_promise, op)->epoch;
+		break;
+	case OP_ADOPT:
+		r->op = RECORD_ADOPT;
+		r->epoch = adopt->epoch;
+		r->address_blocks = adopt->shadow ? 0 : adopt->base_seq;
+		r->seq = adopt->last_seq;
+		r->commit_seq = adopt->commit_seq;
+		r->flags = adopt->shadow ? RECORD_SHADOW : 0;
+		body->adopt.last_hash = le64_make(adopt->last_hash);
+		r->body_bytes = sizeof(body->adopt);
+		break;
+	case OP_LEASE:
+		r->op = RECORD_LEASE;
+		body->lease.boot_id = le64_make(lease->boot_id);
+		body->lease.term_ns = le64_make(lease->term_ns);
+		r->body_bytes = sizeof(body->lease);
+		break;
+	case OP_ACCEPT_LOSS:
+		r->op = RECORD_ACCEPT_LOSS;
+		body->loss.suspect_after = le64_make(loss->suspect_after);
+		body->loss.suspect_until = le64_make(loss->suspect_until);
+		r->body_bytes = sizeof(body->loss);
+		break;
+	case OP_REPAIR:
+		r->op = RECORD_REPAIR;
+		r->address_blocks = repair->address_blocks;
+		r->length_blocks = 1;
+		r->crc_count = 1;
+		r->crcs = &repair->expected_crc32c;
+		r->extent_count = 1;
+		r->extents = ((struct bulk *)p->aux)->extents;
+		body->repair.old_place = le64_make(((struct bulk *)p->aux)->old_place);
+		r->body_bytes = sizeof(body->repair);
+		break;
+	case OP_SHADOW_BEGIN:
+		r->op = RECORD_SHADOW_BEGIN;
+		r->node = (uint32_t)p->number;
+		r->epoch = shadow->epoch;
+		r->seq = shadow->first_seq;
+		r->length_blocks = shadow->size_blocks;
+		r->commit_seq = shadow->settled_seq;
+		body->shadow.prev_hash = le64_make(shadow->prev_hash);
+		r->body_bytes = sizeof(body->shadow);
+		break;
+	case OP_SHADOW_DROP:
+		r->op = RECORD_SHADOW_DROP;
+		break;
+	default:
+		assert(!"an operation without a record is in a batch");
+	}
 }
 
 static void encode_op(struct encoder *enc, struct store_op *op)
 {
 	struct op_private *p = op_private(op);
-	union {
-		struct record_create create;
-		struct record_adopt_body adopt;
-		struct record_lease_body lease;
-		struct record_loss_body loss;
-		struct record_repair_body repair;
-		struct record_shadow_body shadow;
-	} body;
-	struct log_record r = {
-		.slot = op->replica->slot,
-		.shard = op->replica->spec.shard,
-		.node = op->replica->head_node,
-		.time_ms = env_wall_ms(enc->store->env),
-	};
-	switch ((enum op_kind)p->kind) {
-	case OP_APPEND:
-		if (p->entry->op == LOG_WRITE)
-			encode_places(enc, p->entry);
-		entry_record(p->entry, &r);
-		break;
-	case OP_FILL:
-		entry_record(p->entry, &r);
-		break;
-	case OP_CREATE:
-		r.op = RECORD_CREATE;
-		body.create.volume_uuid = op->replica->spec.volume_uuid;
-		body.create.replica_uuid = op->replica->spec.replica_uuid;
-		body.create.size_blocks = le64_make(op->replica->spec.size_blocks);
-		r.body = &body;
-		r.body_bytes = sizeof(body.create);
-		break;
-	case OP_DELETE:
-		r.op = RECORD_DELETE;
-		break;
-	case OP_PROMISE:
-		r.op = RECORD_PROMISE;
-		r.epoch = CONTAINER_OF(op, struct store_promise, op)->epoch;
-		break;
-	case OP_ADOPT:
-		encode_adopt(CONTAINER_OF(op, struct store_adopt, op), &r, &body.adopt);
-		break;
-	case OP_LEASE:
-		r.op = RECORD_LEASE;
-		body.lease.boot_id =
-			le64_make(CONTAINER_OF(op, struct store_lease, op)->boot_id);
-		body.lease.term_ns =
-			le64_make(CONTAINER_OF(op, struct store_lease, op)->term_ns);
-		r.body = &body;
-		r.body_bytes = sizeof(body.lease);
-		break;
-	case OP_ACCEPT_LOSS:
-		r.op = RECORD_ACCEPT_LOSS;
-		body.loss.suspect_after =
-			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_after);
-		body.loss.suspect_until =
-			le64_make(CONTAINER_OF(op, struct store_accept_loss, op)->suspect_until);
-		r.body = &body;
-		r.body_bytes = sizeof(body.loss);
-		break;
-	case OP_REPAIR:
-		encode_repair(op, &r, &body.repair);
-		break;
-	case OP_SHADOW_BEGIN: {
-		struct store_shadow *s = CONTAINER_OF(op, struct store_shadow, op);
-		r.op = RECORD_SHADOW_BEGIN;
-		r.node = enc->store->node_next++;
-		r.epoch = s->epoch;
-		r.seq = s->first_seq;
-		r.length_blocks = s->size_blocks;
-		r.commit_seq = s->settled_seq;
-		p->number = r.node;
-		body.shadow.prev_hash = le64_make(s->prev_hash);
-		r.body = &body;
-		r.body_bytes = sizeof(body.shadow);
-		break;
-	}
-	case OP_SHADOW_DROP:
-		r.op = RECORD_SHADOW_DROP;
-		break;
-	default:
-		assert(!"an operation without a record is in a batch");
-	}
-	encode_record(enc, &r);
+	struct log_record record;
+	union record_body body;
+	if (p->kind == OP_APPEND && p->entry->op == LOG_WRITE)
+		encode_places(enc, p->entry);
+	if (p->kind == OP_SHADOW_BEGIN)
+		p->number = enc->store->node_next++; /* its node */
+	op_record(op, &record, &body);
+	encode_record(enc, &record);
 }
 
 /* ---- I/O of a batch ---- */
@@ -482,7 +472,7 @@ static bool batch_form(struct store *store)
 	}
 	struct batch *b = &store->batches[store->batch_next % BATCHES_IN_FLIGHT_MAX];
 	struct encoder enc = {.store = store, .batch = b};
-	assert(list_empty(&b->ops));
+	assert(b->state == BATCH_IDLE && list_empty(&b->ops));
 	b->is_inline = s.is_inline;
 	b->payload_blocks = s.payload_blocks;
 	if (!batch_place(store, &enc, &s)) {
@@ -551,11 +541,6 @@ void ring_run(struct store *store)
 
 /* ---- stable ---- */
 
-static void op_done(struct store_op *op, int status)
-{
-	op->done(op, status);
-}
-
 static void apply_append(struct store *store, struct store_op *op)
 {
 	struct entry *e = op_private(op)->entry;
@@ -570,34 +555,26 @@ static void apply_append(struct store *store, struct store_op *op)
 	read_kick(op->replica);
 }
 
+/* Recovery, later, applies the same record. */
 static void apply_shadow_begin(struct store_op *op)
 {
-	struct store_shadow *s = CONTAINER_OF(op, struct store_shadow, op);
-	struct record_shadow_body body = {.prev_hash = le64_make(s->prev_hash)};
-	struct log_record record = {
-		.op = RECORD_SHADOW_BEGIN,
-		.node = (uint32_t)op_private(op)->number,
-		.epoch = s->epoch,
-		.seq = s->first_seq,
-		.length_blocks = s->size_blocks,
-		.commit_seq = s->settled_seq,
-		.body = &body,
-	};
+	struct log_record record;
+	union record_body body;
+	op_record(op, &record, &body);
 	int rc = replica_apply_shadow_begin(op->replica, &record);
 	if (rc < 0) {
 		op->replica->issued.shadow = false;
 		op->replica->head_frozen = false;
 	}
-	op_done(op, rc);
+	op->done(op, rc);
 }
 
-/* Recovery, later, applies the same record; here the issued state has made sure that it fits. */
+/* The same; the issued state has made sure that it fits. */
 static void apply_adopt(struct store_op *op)
 {
-	struct store_adopt *a = CONTAINER_OF(op, struct store_adopt, op);
-	struct record_adopt_body body;
-	struct log_record record = {0};
-	encode_adopt(a, &record, &body);
+	struct log_record record;
+	union record_body body;
+	op_record(op, &record, &body);
 	bool fits = replica_apply_adopt(op->replica, &record);
 	assert(fits);
 	(void)fits;
@@ -617,13 +594,13 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 	switch ((enum op_kind)op_private(op)->kind) {
 	case OP_APPEND:
 		apply_append(store, op);
-		op_done(op, 0);
+		op->done(op, 0);
 		return;
 	case OP_CREATE:
 		r->visible = true;
 		store->replica_count++;
 		CONTAINER_OF(op, struct store_create, op)->ret_replica = r;
-		op_done(op, 0);
+		op->done(op, 0);
 		return;
 	case OP_DELETE:
 		replica_apply_delete(r);
@@ -631,7 +608,7 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 		if (r->jobs > 0)
 			r->delete_op = op;
 		else
-			op_done(op, 0);
+			op->done(op, 0);
 		return;
 	case OP_PROMISE:
 		replica_apply_promise(r, CONTAINER_OF(op, struct store_promise, op)->epoch);
@@ -657,14 +634,14 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 		return;
 	case OP_SHADOW_DROP:
 		replica_apply_shadow_drop(r);
-		op_done(op, 0);
+		op->done(op, 0);
 		return;
 	case OP_FILL:
 		e = op_private(op)->entry;
 		op_private(op)->entry = NULL;
 		list_remove(&e->link);
 		replica_apply_fill(r, e);
-		op_done(op, 0);
+		op->done(op, 0);
 		return;
 	case OP_REPAIR:
 		op_private(op)->number = 1; /* stable: what is left is the map, which may read a page */
@@ -699,7 +676,7 @@ static void ring_settle(struct store *store)
 		if (op_private(op)->number > store->batch_witnessed || store->failed)
 			break;
 		list_remove(&op->link);
-		op_done(op, 0);
+		op->done(op, 0);
 	}
 	checkpoint_consider(store);
 	accept_kick(store);

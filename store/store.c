@@ -198,7 +198,7 @@ void store_replica_info(const struct store_replica *r, struct store_replica_info
 		.suspect_until = r->suspect_until,
 		.loss_first_block = r->loss_first_block,
 		.loss_end_block = r->loss_end_block,
-		.map_damaged = r->lost || (r->suspect && r->suspect_after < r->head.last_seq),
+		.map_damaged = replica_map_damaged(r),
 		.shadow = r->shadow_on,
 		.shadow_last_seq = r->shadow_on ? r->shadow.last_seq : 0,
 		.lease_boot_id = r->lease_boot_id,
@@ -537,7 +537,8 @@ static bool store_quiet(const struct store *store)
 		if (store->bulks[i].busy)
 			return false;
 	}
-	return list_empty(&store->reads_active) && list_empty(&store->finished) &&
+	return !env_timer_armed(&store->fail_timer) && /* R1: not everything is ended yet */
+	       list_empty(&store->reads_active) && list_empty(&store->finished) &&
 	       store->checkpoint.idle && store->query.idle && list_empty(&store->incoming) &&
 	       list_empty(&store->waiting) && list_empty(&store->unwitnessed) &&
 	       list_empty(&store->query.queue);

@@ -251,7 +251,8 @@ void store_promise(struct store_replica *replica, struct store_promise *promise)
  * ADOPT(epoch, base): in one atomic step the log becomes own entries 1..base, then the staged
  * entries base+1..last; G := epoch. -ESTALE unless P == epoch; -EILSEQ unless K <= base <= L and
  * the staged tail runs from base + 1 to last with `last_hash` at its end (base == last: no tail).
- * shadow true: the shadow becomes the replica instead (its L must be last). Witnessed when done.
+ * shadow true: the shadow becomes the replica instead (its L must be last). -EUCLEAN when its map is damaged:
+ * that needs a shadow, and one that is filled from nothing. Witnessed when done.
  */
 struct store_adopt {
 	struct store_op op;
@@ -374,7 +375,8 @@ void store_changes(struct store_replica *replica, struct store_changes *changes)
  * map (its own tail above K stays outside); the live stream then starts at `first_seq` with
  * `prev_hash` and goes in with append.shadow. fill: the state of one chunk as of `at_seq`: per block
  * the higher seq wins. drop: back to the old state. After a restart a shadow is dropped.
- * -ENOSPC when there is no room; -EBUSY when one is under way.
+ * -ENOSPC when there is no room; -EBUSY when one is under way; -EUCLEAN (of each call) when the map was found
+ * damaged since open.
  */
 struct store_shadow {
 	struct store_op op;

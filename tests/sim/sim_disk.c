@@ -390,6 +390,7 @@ void sim_env_disk_submit(struct env_disk *handle, struct env_io *io)
 	op->event.id = sim->next_id++;
 	io->disk = handle;
 	handle->in_flight++;
+	disk->submitted[io->op]++;
 	list_push_back(&disk->ops, &op->link);
 	if (io->op == ENV_IO_WRITE)
 		op_take_data(disk, op);
@@ -572,6 +573,11 @@ size_t sim_disk_in_flight(const struct sim_disk *disk)
 	list_for_each(node, &disk->ops)
 		count++;
 	return count;
+}
+
+uint64_t sim_disk_submitted(const struct sim_disk *disk, enum env_io_op op)
+{
+	return disk->submitted[op];
 }
 
 size_t sim_disk_cached_blocks(const struct sim_disk *disk)

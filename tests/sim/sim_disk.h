@@ -70,6 +70,8 @@ struct sim_image *sim_disk_current(struct sim_disk *disk);
 struct sim_image *sim_disk_durable(struct sim_disk *disk);
 /* Operations submitted whose effect is not there yet. */
 size_t sim_disk_in_flight(const struct sim_disk *disk);
+/* Operations of this kind that were ever submitted. */
+uint64_t sim_disk_submitted(const struct sim_disk *disk, enum env_io_op op);
 /* Completed blocks that are not durable. */
 size_t sim_disk_cached_blocks(const struct sim_disk *disk);
 

@@ -28,6 +28,7 @@ struct sim_disk {
 	struct list cached;
 	size_t cached_count;
 	uint64_t order; /* completed writes so far */
+	uint64_t submitted[ENV_IO_FLUSH + 1];
 	struct list ops;
 	struct list held; /* disk_op.event.link while stalled */
 	bool is_stalled;

@@ -113,6 +113,29 @@ TEST(store_loss, rot_of_the_record_itself_brings_the_suspicion_back)
 	rig_destroy(rig);
 }
 
+/* The ADOPT is lost, too, but nothing is appended to a suspect log: the entry proves that there was one. */
+TEST(store_loss, is_over_when_an_entry_behind_a_gap_follows)
+{
+	struct rig *rig = rotten_rig();
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK(rig_info(rig, 0).suspect);
+	rig_take(rig, 0, rig_info(rig, 0).promised + 1);
+	CHECK(!rig_info(rig, 0).suspect);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 30, 1), 0);
+	sim_run_for(rig->sim, 50 * SIM_MS); /* sealed */
+	uint64_t place = rig_find_record(rig, RECORD_ADOPT, 2);
+	rig_crash(rig, SIM_KILL_POWER);
+	sim_disk_flip(rig->disk, place * BLOCK_BYTES + 200, 5);
+	CHECK_EQ(rig_open(rig), 0);
+	CHECK(!rig_info(rig, 0).map_damaged);
+	rig_check_prefix(rig, 0);
+	CHECK_EQ(rig->volumes[0].last_seq, 3);
+	rig_take(rig, 0, rig_info(rig, 0).promised + 1);
+	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 31, 1), 0);
+	rig_check_volume(rig, 0, 4);
+	rig_destroy(rig);
+}
+
 /* What a crash left: suspect as before, or accepted; the latter once it was answered. */
 static void judge(const struct rig *from, const struct sim_crash_state *state, bool is_answered)
 {

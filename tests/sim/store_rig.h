@@ -378,6 +378,7 @@ static inline int rig_write(struct rig *rig, unsigned volume, uint8_t op, uint64
 static inline void rig_append_done(struct store_op *op, int status)
 {
 	struct rig_call *call = CONTAINER_OF(op, struct rig_call, u.op);
+	CHECK(call->is_busy, "answered twice");
 	call->is_busy = false;
 	call->status = status;
 	if (status == 0) {
