@@ -46,7 +46,7 @@ static bool number_parse(const char **at, uint32_t *ret)
 int cpu_list_parse(const char *text, struct cpu_list *ret, struct err *err)
 {
 	const char *at = text;
-	*ret = (struct cpu_list){0};
+	struct cpu_list list = {0};
 	for (;;) {
 		uint32_t first, last;
 		if (!number_parse(&at, &first))
@@ -58,9 +58,11 @@ int cpu_list_parse(const char *text, struct cpu_list *ret, struct err *err)
 				break;
 		}
 		for (uint32_t cpu = first; cpu <= last; cpu++)
-			cpu_list_add(ret, cpu);
-		if (*at == '\0')
+			cpu_list_add(&list, cpu);
+		if (*at == '\0') {
+			*ret = list;
 			return 0;
+		}
 		if (*at++ != ',')
 			break;
 	}
@@ -80,8 +82,10 @@ const char *cpu_list_format(const struct cpu_list *list, char *buf, size_t buf_b
 			last++;
 		int n = last > cpu ? snprintf(buf + used, buf_bytes - used, "%s%u-%u", used ? "," : "", cpu, last)
 				   : snprintf(buf + used, buf_bytes - used, "%s%u", used ? "," : "", cpu);
-		if (n < 0 || (size_t)n >= buf_bytes - used)
+		if (n < 0 || (size_t)n >= buf_bytes - used) {
+			buf[used] = '\0'; /* half a number would be another processor */
 			break;
+		}
 		used += (size_t)n;
 		cpu = last;
 	}
@@ -147,12 +151,12 @@ static bool disk_dir(const char *root, const char *path, char dir[CPU_PATH_BYTES
 		return false;
 	dev_t dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
 	snprintf(link, sizeof(link), "%.200s/sys/dev/block/%u:%u", root, major(dev), minor(dev));
-	if (realpath(link, real) == NULL || strlen(real) + 16 > sizeof(part))
+	if (realpath(link, real) == NULL || strlen(real) > 490)
 		return false;
 	snprintf(part, sizeof(part), "%.490s/partition", real);
 	if (exists(part))
 		*strrchr(real, '/') = '\0';
-	snprintf(dir, CPU_PATH_BYTES, "%.500s", real);
+	snprintf(dir, CPU_PATH_BYTES, "%.490s", real);
 	return true;
 }
 
@@ -212,7 +216,8 @@ int cpu_of_disk(const char *root, const char *path, uint32_t *ret_cpu)
 	snprintf(at, sizeof(at), "%s/mq", dir);
 	if (entries_count(at) != 1)
 		return -ENOENT;
-	/* The nearest device above the disk that has interrupts is its controller. */
+	/* The nearest device above the disk that has interrupts is its controller. With a line of the old kind
+	 * (`irq`) it has none that we know, and those above are a bridge's. */
 	for (;;) {
 		char *slash = strrchr(dir, '/');
 		if (slash == NULL || slash == dir)
@@ -221,6 +226,9 @@ int cpu_of_disk(const char *root, const char *path, uint32_t *ret_cpu)
 		snprintf(at, sizeof(at), "%s/msi_irqs", dir);
 		if (exists(at))
 			break;
+		snprintf(at, sizeof(at), "%s/irq", dir);
+		if (exists(at))
+			return -ENOENT;
 	}
 	if (!irq_of_controller(root, at, irq))
 		return -ENOENT;

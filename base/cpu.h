@@ -27,7 +27,7 @@ int cpu_list_parse(const char *text, struct cpu_list *ret, struct err *err);
 /* Adds one. */
 void cpu_list_add(struct cpu_list *list, uint32_t cpu);
 bool cpu_list_has(const struct cpu_list *list, uint32_t cpu);
-/* The short form. Returns buf; cut at its end. */
+/* The short form. Returns buf; what does not fit is left out, whole entries of it. */
 const char *cpu_list_format(const struct cpu_list *list, char *buf, size_t buf_bytes);
 
 /* The calling thread runs on these from here on; threads that it makes later, too. 0 or -errno with a sentence. */

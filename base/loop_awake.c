@@ -6,8 +6,8 @@
  * than our code does: tens of microseconds in a virtual machine (the halt leaves the guest), C-states elsewhere.
  * PM QoS lets a process say how long a wake-up may take, for as long as it keeps /dev/cpu_dma_latency open.
  *
- * A1 Held only while the loop wakes more often than AWAKE_RATE; AWAKE_CHECK_NS after the last busy spell it is given
- *    back. An idle loop has no timer for it.
+ * A1 Held only while the loop wakes more often than AWAKE_WAKES per AWAKE_SPELL_NS; two AWAKE_CHECK_NS after the last
+ *    busy spell it has been given back. An idle loop has no timer for it.
  * A2 The kernel's idle loop does the waiting: it takes no time from any thread that could run.
  * A3 What is refused (no device, no right) is tried once; the loop works as before.
  */
@@ -44,10 +44,11 @@ static void awake_check(struct env_timer *timer)
 
 static int awake_take(struct loop_awake *a)
 {
-	int fd = open(LOOP_AWAKE_DEVICE, O_WRONLY | O_CLOEXEC);
+	int fd = open(a->device, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	int32_t latency_us = (int32_t)a->latency_us;
+	errno = 0;
 	if (write(fd, &latency_us, sizeof(latency_us)) != (ssize_t)sizeof(latency_us)) {
 		int rc = errno != 0 ? -errno : -EIO;
 		close(fd);
@@ -70,7 +71,7 @@ void loop_awake_count(struct loop *loop)
 	int rc = awake_take(a);
 	if (rc < 0) { /* A3 */
 		a->is_on = false;
-		log_event(LOG_WARN, "loop", "cpu_latency_refused", "device=%s error=%s", LOOP_AWAKE_DEVICE,
+		log_event(LOG_WARN, "loop", "cpu_latency_refused", "device=%s error=%s", a->device,
 			  err_name(rc));
 		return;
 	}
@@ -81,6 +82,7 @@ void loop_awake_count(struct loop *loop)
 void loop_awake_set(struct loop *loop, uint32_t latency_us)
 {
 	loop->awake.is_on = true;
+	loop->awake.device = LOOP_AWAKE_DEVICE;
 	loop->awake.latency_us = latency_us;
 	loop->awake.timer.fire = awake_check;
 }

@@ -96,7 +96,8 @@ extern const struct engine_ops engine_aio;
 
 struct loop_awake {
 	bool is_on;
-	int fd;	      /* open while held, else -1 */
+	int fd;             /* open while held, else -1 */
+	const char *device; /* LOOP_AWAKE_DEVICE but in tests */
 	uint32_t latency_us;
 	uint32_t wakes; /* sleeps that ended */
 	uint32_t wakes_checked;

@@ -3,12 +3,13 @@
 #
 # What every daemon owes whoever runs it: a configuration file whose keys are its flags, readiness told
 # to the service manager, sockets for its owner alone, no TCP beyond this machine unless asked for and
-# then shown, metrics that parse, little memory and CPU when idle, a clean end on SIGTERM. Ends with
-# `N passed, N failed`.
+# then shown, the processors it was given, metrics that parse, little memory and CPU when idle, a clean end on
+# SIGTERM. Ends with `N passed, N failed`.
 
 cd "$(dirname "$0")/../.." || exit 1
 . tests/system/cluster.sh
 hf_dir=$dir
+cpu=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*\([0-9]*\).*/\1/p' /proc/self/status) # one that we may use
 declare -A pids
 
 cleanup_more() {
@@ -48,7 +49,8 @@ t_config() { # all options from files; the CLI finds what a daemon would refuse
 	mkdir -p "$dir/n1"
 	hf store format "$dir/n1/store.img" --size 1Gi || return 1
 	printf 'dir: %s\nname: manager\nlog-level: debug\n' "$dir" >"$dir/manager.yaml"
-	printf 'dir: %s\nname: n1\nstore: [%s]\nio-engine: libaio\n' "$dir" "$dir/n1/store.img" >"$dir/n1.yaml"
+	printf 'dir: %s\nname: n1\nstore: [%s]\nio-engine: libaio\ncpus: "%s"\ncpu-latency: off\n' \
+		"$dir" "$dir/n1/store.img" "$cpu" >"$dir/n1.yaml"
 	printf 'dir: %s\nname: g1\ninsecure-tcp: true\n' "$dir" >"$dir/g1.yaml"
 	hf config check "$dir/manager.yaml" --role manager && hf config check "$dir/n1.yaml" --role node &&
 		hf config check "$dir/g1.yaml" --role gateway || return 1
@@ -62,10 +64,39 @@ t_config() { # all options from files; the CLI finds what a daemon would refuse
 	done
 	exits 3 hf config check "$dir/none.yaml"
 }
+t_bad_processors() { # said precisely, before anything starts; what only the kernel knows is said at the start
+	local list="is no list of processors, such as 0 or 0-3,8; numbers go up to 1023"
+	refused() { # LINE TEXT
+		grep -v '^cpu' "$dir/n1.yaml" >"$dir/bad.yaml"
+		echo "$1" >>"$dir/bad.yaml"
+		says 1 "$2" hf config check "$dir/bad.yaml" --role node &&
+			says 2 "$2" "$bin/holdfastd" node --config "$dir/bad.yaml"
+	}
+	refused 'cpus: 7-3' "cpus: '7-3' $list" && refused 'cpus: 0,,1' "cpus: '0,,1' $list" &&
+		refused 'cpus: 1024' "cpus: '1024' $list" && refused 'cpus: all' "cpus: 'all' $list" &&
+		refused 'cpu-latency: fast' "cpu-latency 'fast': must be auto, off, or 0 to 10000 microseconds" &&
+		refused 'cpu-latency: 10001' "cpu-latency '10001': must be" &&
+		refused 'cpu-latency: -1' "cpu-latency '-1': must be" || return 1
+	(($(getconf _NPROCESSORS_CONF) > 1023)) ||
+		says 2 "run on processors 1023: none of them is there and allowed" \
+			"$bin/holdfastd" node --config "$dir/n1.yaml" --cpus 1023
+}
 t_ready() {
 	start manager manager --config "$dir/manager.yaml" && start n1 node --config "$dir/n1.yaml" &&
 		start g1 gateway --config "$dir/g1.yaml" && poll 10 eval "hf node list -o json |
 			jq -e '.items[0] | .state == \"online\" and .io_engine == \"libaio\"'"
+}
+t_processors() { # every thread is where it was told; who was told nothing is where it likes
+	local file
+	for file in "/proc/${pids[n1]}/status" "/proc/${pids[n1]}"/task/*/status; do
+		[[ $(awk '/^Cpus_allowed_list/ {print $2}' "$file") == "$cpu" ]] || { cat "$file"; return 1; }
+	done
+	hf node show n1 -o json | jq -e --arg cpu "$cpu" '.cpus == $cpu and .cpu_latency == "off"' &&
+		hf node show n1 | grep -E "^cpus +$cpu\$" && hf node show n1 | grep -E '^cpu_latency +off$' &&
+		hf status -o json | jq -e '[.manager, .gateway][] | .cpus == "any" and
+			(.cpu_latency == "off" or .cpu_latency == "ready" or .cpu_latency == "held")' || return 1
+	[[ $(awk '/^Cpus_allowed_list/ {print $2}' "/proc/${pids[g1]}/status") == \
+		$(awk '/^Cpus_allowed_list/ {print $2}' /proc/self/status) ]]
 }
 t_private() { # sockets are their owner's; TCP is not there unless asked for, and then it is shown
 	local mode
@@ -172,7 +203,9 @@ t_end() {
 }
 
 check "options come from a file, and bad ones are found" t_config
+check "processors that are none, and latencies, are refused precisely" t_bad_processors
 check "each daemon tells the service manager when it is ready" t_ready
+check "a node runs where its file says" t_processors
 check "sockets are private, and insecure TCP is shown" t_private
 check "a refused export leaves nothing behind" t_refused_export
 check "metrics parse" t_metrics
