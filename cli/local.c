@@ -166,6 +166,7 @@ struct start {
 	char manager[RPC_ADDRESS_BYTES_MAX];
 	char store[LOCAL_PATH_BYTES];
 	char host[64];
+	char config[LOCAL_PATH_BYTES];
 	const char *arguments[START_ARGUMENTS_MAX];
 };
 
@@ -184,6 +185,10 @@ static void start_arguments(struct start *start, const struct cli *cli, const ch
 	start->arguments[n++] = name;
 	start->arguments[n++] = "--dir";
 	start->arguments[n++] = cli->dir;
+	if (access(local_path(cli, LOCAL_CONFIG, "", start->config), F_OK) == 0) {
+		start->arguments[n++] = "--config";
+		start->arguments[n++] = start->config;
+	}
 	if (strcmp(role, "manager") != 0) {
 		start->arguments[n++] = "--manager";
 		start->arguments[n++] = start->manager;

@@ -74,7 +74,8 @@ const struct cli_verb cli_verbs[] = {
 	{"up", "", "start a local cluster, or what is missing of it",
 	 "One manager, nodes with a store each, and a gateway, as background processes with their\n"
 	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is "
-	 "harmless.",
+	 "harmless. Options of all of them, such as io-engine, cpus or cpu-latency, are taken from\n"
+	 "daemons.yaml in --dir, if it is there, whenever one starts.",
 	 options_up, 0, 0, verb_up},
 	{"down", "", "stop the local cluster; nothing is lost", NULL, NULL, 0, 0, verb_down},
 	{"status", "", "processes, nodes, volumes and exports", NULL, NULL, 0, 0, verb_status},

@@ -89,7 +89,7 @@ struct daemon_options {
 		 .max = 8,                                                                     \
 		 .metavar = "US",                                                              \
 		 .help = "While busy, let no processor idle so deeply that waking it takes "   \
-			 "longer: microseconds, off, or auto (0 in a virtual machine, else 2)"}, \
+			 "longer: microseconds, off, or auto (0 where a halt leaves a guest, else 2)"}, \
 		{.name = "metrics",                                                            \
 		 .type = CONFIG_STRING,                                                        \
 		 .offset = offsetof(struct daemon_options, metrics),                           \

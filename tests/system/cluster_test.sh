@@ -148,6 +148,20 @@ t_down() {
 	hf down && hf down && exits 1 hf status && ! compgen -G "$dir/c/*/admin.sock" >/dev/null
 }
 
+t_daemons_yaml() { # options for every daemon of the local cluster
+	printf 'io-engine: libaio\ncpu-latency: off\n' >"$dir/c/daemons.yaml"
+	hf up || return 1
+	hf status -o json | jq -e '[(.processes + .nodes)[] | select(.io_engine != "libaio" or .cpu_latency != "off")] == []' || return 1
+	hf down || return 1
+	printf 'io-engine: epoll\n' >"$dir/c/daemons.yaml"
+	hf up && return 1
+	hf up 2>&1 | grep -q "engine 'epoll'"
+	local rc=$?
+	hf down
+	rm "$dir/c/daemons.yaml"
+	return $rc
+}
+
 check "up starts manager, gateway and three nodes" t_up
 check "up again keeps what exists" t_up_again
 check "volume create" t_create
@@ -167,4 +181,5 @@ check "volume unexport and delete" t_delete
 check "without quorum writes are held, or fail when the class says so" t_no_quorum
 check "a stopped store can be checked and dumped" t_store_offline
 check "down stops everything" t_down
+check "daemons.yaml has options for all" t_daemons_yaml
 cluster_end
