@@ -2,8 +2,11 @@
 /*
  * Destage: what a frozen delta holds in the ring moves to the data area.
  *
- *   128 entries in address order -> sorted by ring place, neighbours read at once
- *     -> written in address order to one allocation -> their places changed
+ *   entries with a place in the ring, up to 16,384 -> in the ring's order -> 128 at once: neighbours read in one go
+ *     -> written in that order to one allocation -> their places changed
+ *
+ * A delta is in the order of addresses; neighbours in the ring are the writes that came together. Read in the order of
+ * addresses, random writes would cost a read each.
  *
  * S1  A place is changed only after its new block is written (and flushed before the root, by
  *     the caller).
@@ -17,12 +20,23 @@
 
 #include "store/map_impl.h"
 
-static int destage_compare(const void *a, const void *b, void *ctx)
+/* Fills d->order: counted into windows of the ring, then put right within each. */
+static void destage_order(struct destage *d, uint64_t data_start)
 {
-	const struct destage *d = ctx;
-	uint64_t place_a = d->items[*(const uint32_t *)a].place;
-	uint64_t place_b = d->items[*(const uint32_t *)b].place;
-	return (place_a > place_b) - (place_a < place_b);
+	uint64_t window = DIV_UP(data_start, (uint64_t)DESTAGE_WINDOWS);
+	memset(d->windows, 0, sizeof(d->windows));
+	for (uint32_t i = 0; i < d->found_count; i++)
+		d->windows[d->found[i].place / window + 1]++;
+	for (uint32_t w = 1; w <= DESTAGE_WINDOWS; w++)
+		d->windows[w] += d->windows[w - 1];
+	for (uint32_t i = 0; i < d->found_count; i++)
+		d->order[d->windows[d->found[i].place / window]++] = i;
+	for (uint32_t i = 1; i < d->found_count; i++) {
+		uint32_t item = d->order[i], k = i;
+		for (; k > 0 && d->found[d->order[k - 1]].place > d->found[item].place; k--)
+			d->order[k] = d->order[k - 1];
+		d->order[k] = item;
+	}
 }
 
 /* Reads all items: neighbours in the ring in one go. */
@@ -30,16 +44,13 @@ static void destage_read(struct destage *d)
 {
 	uint32_t span = 0, slot = 0;
 
-	for (uint32_t i = 0; i < d->count; i++)
-		d->order[i] = i;
-	qsort_r(d->order, d->count, sizeof(d->order[0]), destage_compare, d);
 	for (uint32_t i = 0; i < d->count; span++) {
-		uint64_t first = d->items[d->order[i]].place, last = first;
+		uint64_t first = d->items[i].found.place, last = first;
 		for (; i < d->count; i++) {
-			struct destage_item *item = &d->items[d->order[i]];
-			if (item->place > last + 1 + DESTAGE_GAP || item->place >= first + 64)
+			struct destage_item *item = &d->items[i];
+			if (item->found.place > last + 1 + DESTAGE_GAP || item->found.place >= first + 64)
 				break;
-			last = item->place;
+			last = item->found.place;
 			item->slot = slot + (uint32_t)(last - first);
 			item->span = span;
 		}
@@ -76,39 +87,47 @@ static int destage_write(struct destage *d)
 	item = 0;
 	for (uint32_t i = 0; rc == 0 && i < extent_count; i++) {
 		for (uint32_t k = 0; k < extents[i].length_blocks; k++, item++)
-			delta_move(d->delta, d->items[item].block, extents[i].place + k);
+			delta_move(d->delta, d->items[item].found.block, extents[i].place + k);
 	}
 	return rc;
+}
+
+/* The next entries in the ring, in the order of addresses. */
+static void destage_find(struct destage *d, struct delta_cursor *cursor, uint64_t data_start)
+{
+	struct delta_entry entry;
+	uint32_t looked = 0;
+
+	d->found_count = 0;
+	while (d->found_count < DESTAGE_FOUND && delta_cursor_next(cursor, &entry)) {
+		if (entry.place != 0 && entry.place < data_start)
+			d->found[d->found_count++] = (struct destage_found){entry.block, entry.place};
+		if (++looked % 4096 == 0)
+			co_sleep(d->co, 0);
+	}
 }
 
 static int destage_delta(struct destage *d, uint64_t data_start)
 {
 	struct delta_cursor cursor;
-	struct delta_entry entry;
 	int rc = 0;
 
 	delta_cursor_start(&cursor, d->delta, 0);
-	while (rc == 0) {
-		d->count = 0;
-		uint32_t looked = 0;
-		while (d->count < DESTAGE_BLOCKS && looked++ < 4096 &&
-		       delta_cursor_next(&cursor, &entry)) {
-			if (entry.place != 0 && entry.place < data_start)
-				d->items[d->count++] =
-					(struct destage_item){.block = entry.block,
-							      .place = entry.place,
-							      .crc32c = entry.crc32c};
+	for (;;) {
+		destage_find(d, &cursor, data_start);
+		if (d->found_count == 0)
+			return 0;
+		destage_order(d, data_start);
+		for (uint32_t i = 0; i < d->found_count; i += d->count) {
+			d->count = MIN(d->found_count - i, DESTAGE_BLOCKS);
+			for (uint32_t k = 0; k < d->count; k++)
+				d->items[k].found = d->found[d->order[i + k]];
+			destage_read(d);
+			rc = destage_write(d);
+			if (rc < 0)
+				return rc;
 		}
-		if (d->count == 0 && looked < 4096)
-			break;
-		if (d->count == 0) {
-			co_sleep(d->co, 0);
-			continue;
-		}
-		destage_read(d);
-		rc = destage_write(d);
 	}
-	return rc;
 }
 
 int map_destage(struct co *co, struct map *map, uint64_t data_start)

@@ -24,13 +24,18 @@ struct gathered {
 	bool cached[2];
 };
 
-#define DESTAGE_BLOCKS 128u /* moved at once */
-#define DESTAGE_GAP    2u   /* blocks read in vain to join two reads */
+#define DESTAGE_BLOCKS  128u   /* moved at once */
+#define DESTAGE_GAP     2u     /* blocks read in vain to join two reads */
+#define DESTAGE_FOUND   16384u /* brought in the ring's order at once: what 64 MiB of ring can hold */
+#define DESTAGE_WINDOWS 16384u
 
-struct destage_item {
+struct destage_found {
 	uint64_t block;
 	uint64_t place; /* in the ring */
-	uint32_t crc32c;
+};
+
+struct destage_item {
+	struct destage_found found;
 	uint32_t slot; /* pool block it is read into */
 	uint32_t span; /* read it belongs to */
 };
@@ -39,9 +44,12 @@ struct destage {
 	struct co *co;
 	struct map_pool *pool;
 	struct delta *delta;
-	struct destage_item items[DESTAGE_BLOCKS];
-	uint32_t order[DESTAGE_BLOCKS]; /* by place */
-	int status[DESTAGE_BLOCKS];     /* of each span */
+	struct destage_found found[DESTAGE_FOUND]; /* by block, as the delta is */
+	uint32_t found_count;
+	uint32_t order[DESTAGE_FOUND]; /* by place */
+	uint32_t windows[DESTAGE_WINDOWS + 1];
+	struct destage_item items[DESTAGE_BLOCKS]; /* by place */
+	int status[DESTAGE_BLOCKS];                /* of each span */
 	uint32_t count;
 };
 
