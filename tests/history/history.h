@@ -50,8 +50,7 @@ struct history_op {
 	enum history_kind kind;
 	enum history_status status; /* UNKNOWN until something else is known */
 	uint32_t client;
-	uint64_t
-		request; /* the pieces of one request have one number: a read of many ids has many */
+	uint64_t request; /* the same for all pieces of one request; a read of many ids has many */
 	uint64_t session;
 	uint64_t block, length_blocks;
 	uint64_t id; /* of the first block, the next has the next; 0: all of it zeros */
@@ -97,8 +96,7 @@ struct history_fault {
 	uint64_t block; /* HISTORY_NEVER: it is about opens */
 	uint32_t op_count;
 	uint32_t ops[HISTORY_FAULT_OPS]; /* which operations contradict each other */
-	char text
-		[1536]; /* a sentence, then each operation on a line of its own, in the file form */
+	char text[1536]; /* a sentence, then each operation on its own line, in the file form */
 };
 
 /* 0, or -EUCLEAN and one fault, or -ENOMEM. Neither changes the history. */

@@ -22,8 +22,8 @@ struct piece {
 
 struct zone {
 	uint64_t from, until, id;
-	uint32_t first_op,
-		last_op; /* the one that returned at `from`, that was invoked at `until` */
+	uint32_t first_op; /* the one that returned at `from` */
+	uint32_t last_op;  /* the one that was invoked at `until` */
 };
 
 enum job_kind { JOB_IDS, JOB_ZEROS, JOB_READ };
@@ -32,9 +32,9 @@ struct job {
 	uint64_t from, until;
 	uint64_t id;
 	enum job_kind kind;
-	uint32_t last_op,
-		first_op; /* the one that was invoked at `from`, that returned at `until` */
-	bool must;        /* zeros whose outcome is unknown may be left out */
+	uint32_t last_op;  /* the one that was invoked at `from` */
+	uint32_t first_op; /* the one that returned at `until` */
+	bool must;         /* zeros whose outcome is unknown may be left out */
 	bool is_done;
 };
 
@@ -57,13 +57,12 @@ struct sweep {
 	struct zone *zones;
 	struct job *jobs;
 	struct moment *moments;
-	uint32_t *reads_waiting, *ids_waiting,
-		*heap; /* of jobs; the heap is of zeros, first due first */
+	uint32_t *reads_waiting, *ids_waiting; /* of jobs */
+	uint32_t *heap;                        /* of jobs that are zeros, first due first */
 	size_t zone_count, job_count, moment_count, read_count, id_count, heap_count;
 	bool is_zero;
 	uint64_t covering_id;
-	uint32_t covering_op,
-		zeros_op; /* for the message: what made it not zero, and zero before */
+	uint32_t covering_op, zeros_op; /* for the message: what made it an id, and zeros before */
 };
 
 /* ---- pieces ---- */
