@@ -23,12 +23,12 @@ TGENO := $(TGENC:$(OUT)/gen/%.c=$(OUT)/obj/gen/%.o)
 LIBC  := $(filter-out %/holdfastd.c %/main.c,$(foreach r,$(ROOMS),$(wildcard $(r)/*.c)))
 LIBO  := $(LIBC:%.c=$(OUT)/obj/%.o) $(GENC:$(OUT)/gen/%.c=$(OUT)/obj/gen/%.o)
 CLIO  := $(patsubst %.c,$(OUT)/obj/%.o,$(wildcard cli/main.c))
-SIMO  := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out %_test.c %_main.c,$(wildcard tests/sim/*.c)))
-UNIT  := $(patsubst %.c,$(OUT)/%,$(wildcard tests/unit/*_test.c))
+SIMO  := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out %_test.c %_main.c %_tool.c,$(wildcard tests/sim/*.c tests/history/*.c)))
+UNIT  := $(patsubst %.c,$(OUT)/%,$(wildcard tests/unit/*_test.c tests/history/*_test.c))
 SIM   := $(patsubst %.c,$(OUT)/%,$(wildcard tests/sim/*_test.c))
 MODELO := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out %_model.c,$(wildcard tests/model/*.c)))
 MODEL := $(patsubst %.c,$(OUT)/%,$(wildcard tests/model/*_model.c))
-TOOLS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/system/*_tool.c) $(wildcard bench/*_bench.c))
+TOOLS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/*/*_tool.c) $(wildcard bench/*_bench.c))
 FUZZ  := $(patsubst %.c,$(OUT)/%,$(wildcard tests/fuzz/*_fuzz.c))
 FUZZO := $(patsubst %.c,$(OUT)/obj/%.o,$(filter-out %_fuzz.c,$(wildcard tests/fuzz/*.c)))
 FUZZ_SECONDS ?= 15
@@ -106,6 +106,8 @@ $(OUT)/holdfast: $(CLIO) $(OUT)/libholdfast.a
 $(OUT)/tests/unit/%: $(OUT)/obj/tests/unit/%.o $(OUT)/libtestproto.a $(OUT)/libholdfast.a
 	$(call link,$(LDLIBS) $(TESTLIBS))
 $(OUT)/tests/sim/%: $(OUT)/obj/tests/sim/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
+	$(call link,$(LDLIBS) $(TESTLIBS))
+$(OUT)/tests/history/%: $(OUT)/obj/tests/history/%.o $(OUT)/libsim.a $(OUT)/libholdfast.a
 	$(call link,$(LDLIBS) $(TESTLIBS))
 $(OUT)/tests/model/%: $(OUT)/obj/tests/model/%.o $(MODELO)
 	$(call link)
