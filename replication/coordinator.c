@@ -128,11 +128,12 @@ void coordinator_end(struct coordinator *co, int status, const char *reason)
 static void quorum_fire(struct env_timer *timer)
 {
 	struct coordinator *co = CONTAINER_OF(timer, struct coordinator, quorum_timer);
-	if (co->have_quorum || co->volume.no_quorum_timeout_ns == 0)
+	if (co->ended || co->have_quorum || co->volume.no_quorum_timeout_ns == 0)
 		return;
 	coordinator_event(co, "no_quorum_timeout", "held requests fail");
 	fail_list(&co->writes_waiting, -EIO);
 	fail_list(&co->reads_waiting, -EIO);
+	lease_waiting_fail(co, -EIO);
 	fail_in_flight(co, -EIO); /* their outcome is unknown; a returning quorum may still commit them */
 	fail_list(&co->flushes, -EIO);
 	env_timer_after(co->env, timer, co->volume.no_quorum_timeout_ns);

@@ -190,6 +190,8 @@ void read_submit(struct coordinator *co, struct coordinator_request *request);
 bool read_try(struct coordinator *co, struct coordinator_request *request);
 bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t length_blocks);
 void lease_fire(struct env_timer *timer);
+/* Reads whose data has come and may not be answered yet. */
+void lease_waiting_fail(struct coordinator *co, int status);
 void reads_fail_all(struct coordinator *co, int status);
 
 /* sync.c, sync_shadow.c: one coroutine per member brings it into the stream */

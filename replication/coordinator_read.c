@@ -111,7 +111,7 @@ void lease_fire(struct env_timer *timer)
 		slot_answer(CONTAINER_OF(n, struct read_slot, link));
 }
 
-void reads_fail_all(struct coordinator *co, int status)
+void lease_waiting_fail(struct coordinator *co, int status)
 {
 	struct list all;
 	list_init(&all);
@@ -119,6 +119,14 @@ void reads_fail_all(struct coordinator *co, int status)
 	struct list *n;
 	while ((n = list_pop_front(&all)) != NULL)
 		slot_finish(CONTAINER_OF(n, struct read_slot, link), status);
+}
+
+void reads_fail_all(struct coordinator *co, int status)
+{
+	lease_waiting_fail(co, status);
+	struct list all;
+	list_init(&all);
+	struct list *n;
 	list_splice_back(&all, &co->reads_waiting);
 	while ((n = list_pop_front(&all)) != NULL) {
 		struct coordinator_request *r = CONTAINER_OF(n, struct coordinator_request, link);

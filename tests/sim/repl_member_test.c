@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which members of a volume count for what, in virtual time: reads and writes without a quorum.
+ */
+#include <errno.h>
+
+#include "tests/sim/repl_world.h"
+#include "tests/unit/test.h"
+
+#define TIMEOUT_NS (2 * SIM_S)
+
+/* Three hosts, one volume on all of them, nobody writes. */
+static struct world *world_plain(uint64_t seed, uint64_t no_quorum_timeout_ns)
+{
+	const struct world_plan plan = {.host_count = 3,
+					.volume_count = 1,
+					.rf = 3,
+					.window_entries = 256,
+					.no_clients = true,
+					.no_quorum_timeout_ns = no_quorum_timeout_ns};
+	struct world *w = world_create(seed, &plan);
+	w->meta_timeout_ppm = 0;
+	w->fake.delay_max_ns = SIM_MS;
+	w->fake.checkpoint_ppm = 0;
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	return w;
+}
+
+static struct attach *volume_of(struct world *w)
+{
+	return &w->gateways[0].attaches[0];
+}
+
+static struct host *host_of(struct world *w, uint32_t member)
+{
+	return &w->hosts[w->volumes[0].hosts[member]];
+}
+
+/* ---- one request at a time ---- */
+
+struct io {
+	struct coordinator_request request;
+	struct iovec iov;
+	struct world *w;
+	bool done;
+	int status;
+	uint64_t begun_ns, ended_ns;
+	uint8_t buf[BLOCK_BYTES];
+};
+
+static void io_done(struct coordinator_request *request, int status)
+{
+	struct io *io = CONTAINER_OF(request, struct io, request);
+	io->done = true;
+	io->status = status;
+	io->ended_ns = sim_now_ns(io->w->sim);
+}
+
+static void io_submit(struct world *w, struct io *io, enum coordinator_op op, uint64_t block)
+{
+	*io = (struct io){.w = w, .begun_ns = sim_now_ns(w->sim)};
+	io->iov = (struct iovec){io->buf, BLOCK_BYTES};
+	io->request = (struct coordinator_request){
+		.op = op,
+		.address_blocks = block,
+		.length_blocks = 1,
+		.iov = &io->iov,
+		.iov_count = 1,
+		.done = io_done,
+	};
+	coordinator_submit(volume_of(w)->coordinator, &io->request);
+}
+
+/* ---- without a quorum ---- */
+
+/* One of each kind every 300 ms: all fail, and each within the time-out. */
+static void io_must_fail_in_time(struct world *w, uint32_t rounds)
+{
+	static const enum coordinator_op ops[] = {COORDINATOR_READ, COORDINATOR_WRITE,
+						  COORDINATOR_FLUSH};
+	uint32_t count = rounds * ARRAY_LEN(ops);
+	struct io *ios = calloc(count, sizeof(*ios));
+	for (uint32_t i = 0; i < count; i++) {
+		io_submit(w, &ios[i], ops[i % ARRAY_LEN(ops)], i);
+		if (i % ARRAY_LEN(ops) == 0)
+			sim_run_for(w->sim, 300 * SIM_MS);
+	}
+	sim_run_for(w->sim, TIMEOUT_NS + 100 * SIM_MS);
+	for (uint32_t i = 0; i < count; i++) {
+		CHECK(ios[i].done, "request %u, op %d, has not ended", i, ios[i].request.op);
+		CHECK_EQ(ios[i].status, -EIO);
+		CHECK(ios[i].ended_ns - ios[i].begun_ns <= TIMEOUT_NS + 100 * SIM_MS);
+	}
+	free(ios);
+}
+
+static void io_must_succeed(struct world *w, enum coordinator_op op)
+{
+	struct io io;
+	io_submit(w, &io, op, 5);
+	CHECK_EQ(sim_run_flag(w->sim, &io.done, 10 * SIM_S), 0);
+	CHECK_EQ(io.status, 0);
+}
+
+static void fails_with_members_away(uint32_t away)
+{
+	struct world *w = world_plain(60 + away, TIMEOUT_NS);
+	for (uint32_t i = 0; i < away; i++)
+		host_gone(host_of(w, 2 - i), SIM_KILL_PROCESS);
+	sim_run_for(w->sim, 50 * SIM_MS);
+	io_must_fail_in_time(w, 12);
+	for (uint32_t i = 0; i < away; i++)
+		host_restart(host_of(w, 2 - i));
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	io_must_succeed(w, COORDINATOR_WRITE);
+	io_must_succeed(w, COORDINATOR_READ);
+	world_stop(w);
+}
+
+/* One replica answers reads, but its lease alone says nothing. */
+TEST(repl_no_quorum, reads_that_wait_for_leases_fail)
+{
+	fails_with_members_away(2);
+}
+
+TEST(repl_no_quorum, reads_that_no_replica_can_serve_fail)
+{
+	fails_with_members_away(3);
+}
