@@ -125,10 +125,21 @@ void coordinator_end(struct coordinator *co, int status, const char *reason)
 		co->config.ended(co->config.ctx, status, reason);
 }
 
+/* It runs from the moment that the volume is taken, or that its quorum was lost, until it is open with one. */
+void coordinator_quorum_timer(struct coordinator *co)
+{
+	if (co->ended || (co->open && co->have_quorum))
+		env_timer_cancel(co->env, &co->quorum_timer);
+	else if (co->volume.no_quorum_timeout_ns > 0 && !env_timer_armed(&co->quorum_timer))
+		env_timer_after(co->env, &co->quorum_timer, co->volume.no_quorum_timeout_ns);
+}
+
+/* Checked (invariant PROTO-21): what waited when the time-out began, or began to wait since, ends here; the next
+ * time-out begins. */
 static void quorum_fire(struct env_timer *timer)
 {
 	struct coordinator *co = CONTAINER_OF(timer, struct coordinator, quorum_timer);
-	if (co->ended || co->have_quorum || co->volume.no_quorum_timeout_ns == 0)
+	if (co->ended)
 		return;
 	coordinator_event(co, "no_quorum_timeout", "held requests fail");
 	fail_list(&co->writes_waiting, -EIO);
@@ -136,7 +147,7 @@ static void quorum_fire(struct env_timer *timer)
 	lease_waiting_fail(co, -EIO);
 	fail_in_flight(co, -EIO); /* their outcome is unknown; a returning quorum may still commit them */
 	fail_list(&co->flushes, -EIO);
-	env_timer_after(co->env, timer, co->volume.no_quorum_timeout_ns);
+	coordinator_quorum_timer(co);
 }
 
 /* What can still be acknowledged: voters that stream. */
@@ -155,9 +166,8 @@ void coordinator_quorum_check(struct coordinator *co)
 	coordinator_event(co, have ? "quorum_back" : "quorum_lost", "live=%u quorum=%u", live,
 			  co->quorum);
 	if (have)
-		coordinator_kick(co); /* and the timer finds that it is back */
-	else if (co->volume.no_quorum_timeout_ns > 0)
-		env_timer_after(co->env, &co->quorum_timer, co->volume.no_quorum_timeout_ns);
+		coordinator_kick(co);
+	coordinator_quorum_timer(co);
 }
 
 /* ---- requests ---- */
@@ -539,6 +549,7 @@ static int open_take(struct coordinator *co)
 		wait_meta(co);
 		if (co->meta_status == 0) {
 			co->taken = true;
+			coordinator_quorum_timer(co);
 			return 0;
 		}
 		if (co->meta_status != -EAGAIN && co->meta_status != -ETIMEDOUT)
@@ -712,8 +723,7 @@ static void opener_run(struct co *self, void *arg)
 	co->size_issued = co->volume.size_blocks;
 	co->open = true;
 	coordinator_quorum_check(co);
-	if (!co->have_quorum && co->volume.no_quorum_timeout_ns > 0)
-		env_timer_after(co->env, &co->quorum_timer, co->volume.no_quorum_timeout_ns);
+	coordinator_quorum_timer(co);
 	coordinator_event(co, "opened", "last=%lu", co->last_seq);
 	for (uint32_t i = 0; i < co->member_count; i++)
 		if (co->members[i].promised && !co->members[i].streaming)

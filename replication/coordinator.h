@@ -44,7 +44,7 @@ struct coordinator_volume {
 	char name[64];
 	uint64_t size_blocks;
 	uint32_t quorum; /* rf / 2 + 1 */
-	uint64_t no_quorum_timeout_ns; /* 0: without quorum I/O is held; else it fails with -EIO after that */
+	uint64_t no_quorum_timeout_ns; /* 0: without quorum, or while it cannot open, I/O is held; else it fails with -EIO after that */
 	uint32_t member_count;
 	struct coordinator_member members[COORDINATOR_REPLICAS_MAX];
 };

@@ -170,6 +170,7 @@ void coordinator_end(struct coordinator *co, int status, const char *reason);
 void coordinator_kick(struct coordinator *co);
 void coordinator_wake_opener(struct coordinator *co);
 void coordinator_quorum_check(struct coordinator *co);
+void coordinator_quorum_timer(struct coordinator *co);
 void coordinator_shutdown_check(struct coordinator *co);
 void member_state(struct member *m, enum replica_state state, const char *note);
 

@@ -127,3 +127,54 @@ TEST(repl_no_quorum, reads_that_no_replica_can_serve_fail)
 {
 	fails_with_members_away(3);
 }
+
+/* The gateway starts while too few nodes are there: the volume is taken and cannot be opened. */
+static void fails_before_the_open(uint32_t away)
+{
+	struct world *w = world_plain(64 + away, TIMEOUT_NS);
+	io_must_succeed(w, COORDINATOR_WRITE);
+	gateway_kill(&w->gateways[0]);
+	for (uint32_t i = 0; i < away; i++)
+		host_gone(host_of(w, 2 - i), SIM_KILL_PROCESS);
+	gateway_restart(&w->gateways[0]);
+	io_must_fail_in_time(w, 12);
+	for (uint32_t i = 0; i < away; i++)
+		host_restart(host_of(w, 2 - i));
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	for (uint32_t i = 0; i < 60; i++) { /* nor is anything left of the time-out */
+		io_must_succeed(w, i % 2 == 0 ? COORDINATOR_WRITE : COORDINATOR_READ);
+		sim_run_for(w->sim, 50 * SIM_MS);
+	}
+	world_stop(w);
+}
+
+TEST(repl_no_quorum, a_volume_that_cannot_open_fails_in_time)
+{
+	fails_before_the_open(2);
+	fails_before_the_open(3);
+}
+
+/* The default: what waits is done when they are back. */
+TEST(repl_no_quorum, without_a_time_out_everything_is_held)
+{
+	struct world *w = world_plain(70, 0);
+	struct io ios[3];
+	gateway_kill(&w->gateways[0]);
+	host_gone(host_of(w, 1), SIM_KILL_PROCESS);
+	host_gone(host_of(w, 2), SIM_KILL_PROCESS);
+	gateway_restart(&w->gateways[0]);
+	io_submit(w, &ios[0], COORDINATOR_READ, 1);
+	io_submit(w, &ios[1], COORDINATOR_WRITE, 2);
+	io_submit(w, &ios[2], COORDINATOR_FLUSH, 0);
+	sim_run_for(w->sim, 20 * SIM_S);
+	for (uint32_t i = 0; i < ARRAY_LEN(ios); i++)
+		CHECK(!ios[i].done);
+	host_restart(host_of(w, 1));
+	for (uint32_t i = 0; i < ARRAY_LEN(ios); i++) {
+		CHECK_EQ(sim_run_flag(w->sim, &ios[i].done, 10 * SIM_S), 0);
+		CHECK_EQ(ios[i].status, 0);
+	}
+	host_restart(host_of(w, 2));
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	world_stop(w);
+}
