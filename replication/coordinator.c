@@ -870,7 +870,7 @@ void coordinator_info(const struct coordinator *co, struct coordinator_info *ret
 		*r = (struct coordinator_replica_info){
 			.member = m->info,
 			.state = m->state,
-			.primary = m->state == REPLICA_LIVE && !primary,
+			.primary = m->info.voter && m->state == REPLICA_LIVE && !primary,
 			.log_epoch = m->adopted ? co->epoch : m->log_epoch,
 			.last_seq = m->adopted ? m->acked_seq : m->last_seq,
 			.commit_seq =

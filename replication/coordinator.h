@@ -44,7 +44,8 @@ struct coordinator_volume {
 	char name[64];
 	uint64_t size_blocks;
 	uint32_t quorum; /* rf / 2 + 1 */
-	uint64_t no_quorum_timeout_ns; /* 0: without quorum, or while it cannot open, I/O is held; else it fails with -EIO after that */
+	/* 0: without quorum, or before the open, I/O is held; else it fails with -EIO after that. */
+	uint64_t no_quorum_timeout_ns;
 	uint32_t member_count;
 	struct coordinator_member members[COORDINATOR_REPLICAS_MAX];
 };
@@ -143,7 +144,7 @@ struct coordinator_info {
 void coordinator_info(const struct coordinator *coordinator, struct coordinator_info *ret);
 
 /*
- * Compares all replicas chunk by chunk: each reads and checks its payloads; crcs and states are
+ * Compares all voters chunk by chunk: each reads and checks its payloads; crcs and states are
  * compared while writes to that chunk wait. With `repair` what is bad is rewritten from a good
  * copy, the one that most replicas have. finding is called for each bad block: of what a repair
  * healed, too, as `repaired`. done: 0 all equal (now), -EUCLEAN differences found (or left),

@@ -2,7 +2,7 @@
 /*
  * Reads: from one replica, verified here, answered under leases.
  *
- * A read waits while an uncommitted write overlaps it, then goes to the first live replica that holds every
+ * A read waits while an uncommitted write overlaps it, then goes to the first live voter that holds every
  * committed entry of its range. Each block is checked against the crc32c that the coordinator once made. A
  * block that is bad there comes from another replica, and the good copy is written back (REPAIR).
  *
@@ -19,10 +19,11 @@
 
 /* ---- where to read ---- */
 
+/* Checked (invariant PROTO-22): a voter. */
 bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t length_blocks)
 {
 	struct coordinator *co = m->co;
-	if (m->state != REPLICA_LIVE || !m->up || !m->adopted || m->stream_shadow)
+	if (!m->info.voter || m->state != REPLICA_LIVE || !m->up || !m->adopted || m->stream_shadow)
 		return false;
 	return m->acked_seq >= co->commit_seq ||
 	       !window_overlaps(co, m->acked_seq, co->commit_seq, address_blocks, length_blocks);

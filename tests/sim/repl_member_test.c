@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which members of a volume count for what, in virtual time: reads and writes without a quorum.
+ * Which members of a volume count for what, in virtual time: I/O without a quorum, learners.
  */
 #include <errno.h>
 
@@ -175,6 +175,127 @@ TEST(repl_no_quorum, without_a_time_out_everything_is_held)
 		CHECK_EQ(ios[i].status, 0);
 	}
 	host_restart(host_of(w, 2));
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	world_stop(w);
+}
+
+/* ---- learners ---- */
+
+#define LEARNER 3u /* the member after three voters */
+
+/* Four hosts: three voters and a learner. */
+static struct world *world_learner(uint64_t seed)
+{
+	const struct world_plan plan = {.host_count = 4,
+					.volume_count = 1,
+					.rf = 3,
+					.learners = 1,
+					.window_entries = 64,
+					.no_clients = true};
+	struct world *w = world_create(seed, &plan);
+	w->meta_timeout_ppm = 0;
+	w->fake.delay_max_ns = SIM_MS;
+	w->fake.checkpoint_ppm = 0;
+	return w;
+}
+
+static struct coordinator_replica_info member_info(struct world *w, uint32_t member)
+{
+	struct coordinator_info info;
+	coordinator_info(volume_of(w)->coordinator, &info);
+	return info.replicas[member];
+}
+
+/* It holds all of it, but no read is asked of it. */
+TEST(repl_learner, answers_no_read)
+{
+	struct world *w = world_learner(80);
+	struct coordinator_info before, after;
+	struct io io;
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	io_must_succeed(w, COORDINATOR_WRITE);
+	for (uint32_t i = 0; i < 3; i++)
+		host_gone(host_of(w, i), SIM_KILL_PROCESS);
+	sim_run_for(w->sim, 50 * SIM_MS);
+	CHECK_EQ(member_info(w, LEARNER).state, REPLICA_LIVE);
+	CHECK(!member_info(w, LEARNER).primary);
+	coordinator_info(volume_of(w)->coordinator, &before);
+	io_submit(w, &io, COORDINATOR_READ, 5);
+	sim_run_for(w->sim, SIM_S);
+	coordinator_info(volume_of(w)->coordinator, &after);
+	CHECK(!io.done && after.reads == before.reads);
+	for (uint32_t i = 0; i < 3; i++)
+		host_restart(host_of(w, i));
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	CHECK(io.done && io.status == 0);
+	world_stop(w);
+}
+
+/* What an open that is not recorded has settled may not be what the next one settles. */
+TEST(repl_learner, adopts_from_an_open_epoch_only)
+{
+	struct world *w = world_learner(81);
+	const struct store_replica *learner = &host_of(w, LEARNER)->device.replicas[0];
+	for (uint32_t round = 0; round < 10; round++) {
+		for (uint32_t i = 0; i < 100000 && !is_converged(w); i++) {
+			sim_run_for(w->sim, 100 * SIM_US);
+			CHECK(learner->log_epoch <= w->volumes[0].meta_opened,
+			      "it has adopted epoch %lu, opened is %lu", learner->log_epoch,
+			      w->volumes[0].meta_opened);
+		}
+		CHECK(is_converged(w));
+		CHECK_EQ(learner->log_epoch, w->volumes[0].meta_epoch);
+		gateway_kill(&w->gateways[0]);
+		gateway_restart(&w->gateways[0]);
+	}
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	world_stop(w);
+}
+
+struct comparison {
+	struct coordinator_verify verify;
+	bool done;
+	int status;
+};
+
+static void compared(struct coordinator_verify *verify, int status)
+{
+	struct comparison *c = CONTAINER_OF(verify, struct comparison, verify);
+	c->done = true;
+	c->status = status;
+}
+
+static void found(struct coordinator_verify *verify, const struct coordinator_member *member,
+		  uint64_t block, const char *what)
+{
+	(void)verify;
+	CHECK(false, "%s block %lu: %s", member->node_name, block, what);
+}
+
+static void compare(struct world *w, bool repair)
+{
+	struct comparison c = {.verify = {.finding = found, .done = compared, .repair = repair}};
+	coordinator_verify(volume_of(w)->coordinator, &c.verify);
+	CHECK_EQ(sim_run_flag(w->sim, &c.done, 5 * SIM_S), 0);
+	CHECK_EQ(c.status, 0);
+}
+
+TEST(repl_learner, holds_up_no_comparison_and_no_open)
+{
+	struct world *w = world_learner(82);
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	compare(w, false);
+	host_gone(host_of(w, LEARNER), SIM_KILL_PROCESS);
+	io_must_succeed(w, COORDINATOR_WRITE);
+	compare(w, false);
+	compare(w, true);
+	gateway_kill(&w->gateways[0]);
+	gateway_restart(&w->gateways[0]);
+	struct io io;
+	io_submit(w, &io, COORDINATOR_READ, 5);
+	CHECK_EQ(sim_run_flag(w->sim, &io.done, 2 * SIM_S), 0);
+	CHECK_EQ(io.status, 0);
+	host_restart(host_of(w, LEARNER));
 	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
 	world_stop(w);
 }
