@@ -168,10 +168,19 @@ void coordinator_event(struct coordinator *co, const char *event, const char *fo
 	PRINTF_LIKE(3, 4);
 void coordinator_end(struct coordinator *co, int status, const char *reason);
 void coordinator_kick(struct coordinator *co);
-void coordinator_wake_opener(struct coordinator *co);
 void coordinator_quorum_check(struct coordinator *co);
 void coordinator_quorum_timer(struct coordinator *co);
 void coordinator_shutdown_check(struct coordinator *co);
+
+/* coordinator_open.c */
+void opener_run(struct co *self, void *arg); /* the coroutine that opens the volume */
+void opener_fire(struct env_timer *timer);
+void coordinator_wake_opener(struct coordinator *co);
+
+/* coordinator_member.c */
+void members_attach(struct coordinator *co);
+/* A call of ours is with a member, or its coroutine runs. */
+bool members_busy(const struct coordinator *co);
 void member_state(struct member *m, enum replica_state state, const char *note);
 
 /* coordinator_write.c */
