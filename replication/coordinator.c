@@ -365,6 +365,17 @@ void coordinator_destroy(struct coordinator *co)
 	free(co);
 }
 
+/* Whom reads are asked of: the first that can, before the first read. */
+static const struct member *primary_of(const struct coordinator *co)
+{
+	if (co->reader != NULL && co->reader->state == REPLICA_LIVE)
+		return co->reader;
+	for (uint32_t i = 0; i < co->member_count; i++)
+		if (co->members[i].info.voter && co->members[i].state == REPLICA_LIVE)
+			return &co->members[i];
+	return NULL;
+}
+
 void coordinator_info(const struct coordinator *co, struct coordinator_info *ret)
 {
 	*ret = co->counters;
@@ -375,14 +386,14 @@ void coordinator_info(const struct coordinator *co, struct coordinator_info *ret
 	ret->open = co->open;
 	ret->quorum = co->have_quorum;
 	ret->replica_count = co->member_count;
-	bool primary = false;
+	const struct member *primary = primary_of(co);
 	for (uint32_t i = 0; i < co->member_count; i++) {
 		const struct member *m = &co->members[i];
 		struct coordinator_replica_info *r = &ret->replicas[i];
 		*r = (struct coordinator_replica_info){
 			.member = m->info,
 			.state = m->state,
-			.primary = m->info.voter && m->state == REPLICA_LIVE && !primary,
+			.primary = m == primary,
 			.log_epoch = m->adopted ? co->epoch : m->log_epoch,
 			.last_seq = m->adopted ? m->acked_seq : m->last_seq,
 			.commit_seq =
@@ -394,7 +405,6 @@ void coordinator_info(const struct coordinator *co, struct coordinator_info *ret
 			.free_blocks = m->free_blocks,
 			.suspect = m->suspect && !m->adopted,
 		};
-		primary = primary || r->primary;
 		r->lag_entries = co->last_seq > r->last_seq ? co->last_seq - r->last_seq : 0;
 		memcpy(r->note, m->note, sizeof(r->note));
 	}

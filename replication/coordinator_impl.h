@@ -87,6 +87,11 @@ struct member {
 	struct wire_commit commit_body;
 	bool commit_busy;
 	uint64_t bad_block; /* the last block that was bad there */
+	/* of reads: D4 */
+	bool is_local; /* on this machine */
+	uint32_t reads_out;
+	uint64_t read_ns;       /* how long they take, smoothed; 0: not known yet */
+	uint64_t read_moved_ns; /* when it was last asked after a pause, or answered */
 	char note[96];
 };
 
@@ -100,6 +105,7 @@ struct read_slot {
 	uint32_t tried;		  /* bit per member */
 	uint32_t bad_member_bits; /* of these: their copy is bad */
 	uint64_t barrier_seq;	  /* the data may hold this write: answered when it is committed */
+	uint64_t sent_ns;
 };
 
 struct repair_slot {
@@ -142,6 +148,7 @@ struct coordinator {
 	struct list read_free;
 	struct read_slot *read_slots;
 	uint32_t reads_out, requests_out;
+	struct member *reader; /* D4: whom reads are asked of */
 	struct repair_slot repairs[4];
 	struct env_timer kick;	    /* re-examines waiting lists */
 	struct env_timer commit_timer;

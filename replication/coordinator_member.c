@@ -220,6 +220,7 @@ void members_attach(struct coordinator *co)
 		m->co = co;
 		m->index = i;
 		m->info = co->volume.members[i];
+		m->is_local = strncmp(m->info.address, "unix:", 5) == 0;
 		m->stop_seq = UINT64_MAX;
 		m->retry.fire = member_retry;
 		snprintf(m->note, sizeof(m->note), "no connection");

@@ -200,6 +200,7 @@ static void open_give_up(struct coordinator *co)
 		return;
 	co->taken = false;
 	co->open_source = NULL;
+	co->reader = NULL;
 	for (uint32_t i = 0; i < co->member_count; i++) {
 		struct member *m = &co->members[i];
 		sync_free(m);

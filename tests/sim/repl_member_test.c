@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which members of a volume count for what, in virtual time: I/O without a quorum, learners.
+ * Which members of a volume count for what, in virtual time: I/O without a quorum, learners, where reads go.
  */
 #include <errno.h>
 
@@ -298,4 +298,107 @@ TEST(repl_learner, holds_up_no_comparison_and_no_open)
 	host_restart(host_of(w, LEARNER));
 	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
 	world_stop(w);
+}
+
+/* ---- where reads go ---- */
+
+/* One after the other; how long they took together. */
+static uint64_t reads_take_ns(struct world *w, uint32_t count)
+{
+	uint64_t begun_ns = sim_now_ns(w->sim);
+	for (uint32_t i = 0; i < count; i++)
+		io_must_succeed(w, COORDINATOR_READ);
+	return sim_now_ns(w->sim) - begun_ns;
+}
+
+static void slow_set(struct world *w, uint32_t member, uint32_t slow)
+{
+	host_of(w, member)->device.slow = slow;
+}
+
+/* Wherever it stands in the record. */
+TEST(repl_reads, a_slow_disk_slows_no_reads_after_the_first)
+{
+	for (uint32_t member = 0; member < 3; member++) {
+		struct world *w = world_plain(90 + member, 0);
+		io_must_succeed(w, COORDINATOR_WRITE);
+		uint64_t usual_ns = reads_take_ns(w, 200);
+		slow_set(w, member, 100);
+		(void)reads_take_ns(w, 8);
+		uint64_t took_ns = reads_take_ns(w, 200);
+		CHECK(took_ns < usual_ns * 3 / 2, "member %u: %lu us, usually %lu us", member,
+		      took_ns / 1000, usual_ns / 1000);
+		world_stop(w);
+	}
+}
+
+/* What was slow is tried again, now and then and by one read at a time. */
+TEST(repl_reads, a_disk_that_was_slow_is_used_again)
+{
+	struct world *w = world_plain(93, 0);
+	io_must_succeed(w, COORDINATOR_WRITE);
+	uint64_t usual_ns = reads_take_ns(w, 200);
+	slow_set(w, 0, 100);
+	(void)reads_take_ns(w, 8);
+	uint64_t begun_ns = sim_now_ns(w->sim), all_ns = 0, count = 0;
+	while (sim_now_ns(w->sim) - begun_ns < 300 * SIM_S) {
+		all_ns += reads_take_ns(w, 10);
+		count += 10;
+		sim_run_for(w->sim, 100 * SIM_MS);
+	}
+	CHECK(all_ns / count < usual_ns / 200 * 3 / 2, "%lu us each", all_ns / count / 1000);
+	slow_set(w, 0, 0);
+	slow_set(w, 1, 100);
+	slow_set(w, 2, 100);
+	begun_ns = sim_now_ns(w->sim);
+	while (sim_now_ns(w->sim) - begun_ns < 60 * SIM_S)
+		(void)reads_take_ns(w, 10);
+	CHECK(reads_take_ns(w, 200) < usual_ns * 3 / 2);
+	world_stop(w);
+}
+
+/* The read that hangs there is not helped yet, but those after it go elsewhere. */
+TEST(repl_reads, a_disk_that_hangs_gets_no_more_reads)
+{
+	struct world *w = world_plain(94, 0);
+	struct io hangs;
+	io_must_succeed(w, COORDINATOR_WRITE);
+	(void)reads_take_ns(w, 50);
+	uint32_t reader = 0;
+	while (!member_info(w, reader).primary)
+		reader++;
+	slow_set(w, reader, 100000);
+	io_submit(w, &hangs, COORDINATOR_READ, 5);
+	sim_run_for(w->sim, 20 * SIM_MS);
+	CHECK(!hangs.done);
+	CHECK(reads_take_ns(w, 100) < 200 * SIM_MS);
+	CHECK(!hangs.done);
+	CHECK(sim_run_flag(w->sim, &hangs.done, 40 * SIM_S) == 0 && hangs.status == 0);
+	slow_set(w, reader, 0);
+	sim_run_for(w->sim, 200 * SIM_S); /* what it had in its queue */
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	world_stop(w);
+}
+
+TEST(repl_reads, go_to_the_node_of_the_same_machine)
+{
+	for (uint32_t host = 0; host < 3; host++) {
+		const struct world_plan plan = {.host_count = 3,
+						.volume_count = 1,
+						.rf = 3,
+						.local_hosts = 1u << host,
+						.window_entries = 64,
+						.no_clients = true};
+		struct world *w = world_create(95 + host, &plan);
+		w->meta_timeout_ppm = 0;
+		w->fake.delay_max_ns = SIM_MS;
+		CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+		io_must_succeed(w, COORDINATOR_WRITE);
+		for (uint32_t i = 0; i < 200; i++) {
+			(void)reads_take_ns(w, 1);
+			for (uint32_t m = 0; i > 20 && m < 3; m++)
+				CHECK_EQ(member_info(w, m).primary, w->volumes[0].hosts[m] == host);
+		}
+		world_stop(w);
+	}
 }

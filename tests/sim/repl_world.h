@@ -68,6 +68,7 @@ struct gateway {
 struct world_plan {
 	uint32_t host_count, volume_count, rf; /* rf 0: drawn per volume */
 	uint32_t learners;                     /* beside rf voters, as far as there are hosts */
+	uint32_t local_hosts;                  /* bit per host: on the gateways' machine */
 	uint32_t window_entries;
 	uint64_t no_quorum_timeout_ns;
 	bool no_clients; /* the test submits itself */
@@ -463,7 +464,9 @@ static struct world *world_create(uint64_t seed, const struct world_plan *plan)
 		h->sim = w->sim;
 		h->rng = &w->rng;
 		h->uuid.bytes[0] = (uint8_t)(10 + i);
-		snprintf(h->address, sizeof(h->address), "tcp:10.0.0.%u:7000", i + 1);
+		bool is_local = plan->local_hosts >> i & 1;
+		snprintf(h->address, sizeof(h->address),
+			 is_local ? "unix:/n%u" : "tcp:10.0.0.%u:7000", i + 1);
 		h->process = sim_process_create(w->sim, name);
 #ifndef SIM_REAL_STORE
 		h->device.world = &w->fake;
