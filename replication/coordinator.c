@@ -385,6 +385,9 @@ void coordinator_info(const struct coordinator *co, struct coordinator_info *ret
 	ret->size_blocks = co->volume.size_blocks;
 	ret->open = co->open;
 	ret->quorum = co->have_quorum;
+	ret->quorum_size = co->quorum;
+	ret->no_quorum_timeout_ns = co->volume.no_quorum_timeout_ns;
+	ret->reads_held = reads_held(co);
 	ret->replica_count = co->member_count;
 	const struct member *primary = primary_of(co);
 	for (uint32_t i = 0; i < co->member_count; i++) {

@@ -136,7 +136,10 @@ struct coordinator_replica_info {
 struct coordinator_info {
 	uint64_t epoch, last_seq, commit_seq;
 	uint64_t size_blocks;
-	bool open, quorum;
+	bool open, quorum; /* quorum: that many voters are live */
+	uint32_t quorum_size;
+	uint64_t no_quorum_timeout_ns;
+	uint32_t reads_held; /* their data has come, and leases are missing (PROTO-7) */
 	uint32_t replica_count;
 	struct coordinator_replica_info replicas[COORDINATOR_REPLICAS_MAX];
 	uint64_t reads, writes, read_blocks, write_blocks, repairs, read_retries, crc_errors;

@@ -209,6 +209,8 @@ bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t l
 void lease_fire(struct env_timer *timer);
 /* Reads whose data has come and may not be answered yet. */
 void lease_waiting_fail(struct coordinator *co, int status);
+/* Of these: how many wait for leases, and not for a commit. */
+uint32_t reads_held(const struct coordinator *co);
 void reads_fail_all(struct coordinator *co, int status);
 
 /* sync.c, sync_shadow.c: one coroutine per member brings it into the stream */

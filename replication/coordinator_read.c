@@ -171,6 +171,16 @@ void lease_fire(struct env_timer *timer)
 		slot_answer(CONTAINER_OF(n, struct read_slot, link));
 }
 
+uint32_t reads_held(const struct coordinator *co)
+{
+	uint32_t count = 0;
+	if (list_empty(&co->lease_waiting) || lease_holds(co))
+		return 0;
+	list_for_each (n, &co->lease_waiting)
+		count += CONTAINER_OF(n, struct read_slot, link)->barrier_seq <= co->commit_seq;
+	return count;
+}
+
 void lease_waiting_fail(struct coordinator *co, int status)
 {
 	struct list all;

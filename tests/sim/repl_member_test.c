@@ -154,6 +154,34 @@ TEST(repl_no_quorum, a_volume_that_cannot_open_fails_in_time)
 	fails_before_the_open(3);
 }
 
+static uint32_t reads_held_of(struct world *w)
+{
+	struct coordinator_info info;
+	coordinator_info(volume_of(w)->coordinator, &info);
+	return info.reads_held;
+}
+
+/* A read that is held can be seen: the quorum may be there and leases missing. */
+TEST(repl_no_quorum, reads_that_are_held_are_counted)
+{
+	struct world *w = world_plain(71, 0);
+	struct io io;
+	io_must_succeed(w, COORDINATOR_READ);
+	CHECK_EQ(reads_held_of(w), 0);
+	host_gone(host_of(w, 1), SIM_KILL_PROCESS);
+	host_gone(host_of(w, 2), SIM_KILL_PROCESS);
+	sim_run_for(w->sim, 50 * SIM_MS);
+	io_submit(w, &io, COORDINATOR_READ, 5);
+	sim_run_for(w->sim, 50 * SIM_MS);
+	CHECK_EQ(reads_held_of(w), 1);
+	host_restart(host_of(w, 1));
+	host_restart(host_of(w, 2));
+	CHECK_EQ(sim_run_flag(w->sim, &io.done, 10 * SIM_S), 0);
+	CHECK_EQ(reads_held_of(w), 0);
+	CHECK_EQ(sim_run(w->sim, is_converged, w, 10 * SIM_S), 0);
+	world_stop(w);
+}
+
 /* The default: what waits is done when they are back. */
 TEST(repl_no_quorum, without_a_time_out_everything_is_held)
 {
