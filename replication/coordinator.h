@@ -44,7 +44,8 @@ struct coordinator_volume {
 	char name[64];
 	uint64_t size_blocks;
 	uint32_t quorum; /* rf / 2 + 1 */
-	uint64_t no_quorum_timeout_ns; /* 0: without quorum I/O is held; else it fails with -EIO after that */
+	/* 0: without quorum, or before the open, I/O is held; else it fails with -EIO after that. */
+	uint64_t no_quorum_timeout_ns;
 	uint32_t member_count;
 	struct coordinator_member members[COORDINATOR_REPLICAS_MAX];
 };
@@ -135,7 +136,10 @@ struct coordinator_replica_info {
 struct coordinator_info {
 	uint64_t epoch, last_seq, commit_seq;
 	uint64_t size_blocks;
-	bool open, quorum;
+	bool open, quorum; /* quorum: that many voters are live */
+	uint32_t quorum_size;
+	uint64_t no_quorum_timeout_ns;
+	uint32_t reads_held; /* their data has come, and leases are missing (PROTO-7) */
 	uint32_t replica_count;
 	struct coordinator_replica_info replicas[COORDINATOR_REPLICAS_MAX];
 	uint64_t reads, writes, read_blocks, write_blocks, repairs, read_retries, crc_errors;
@@ -143,7 +147,7 @@ struct coordinator_info {
 void coordinator_info(const struct coordinator *coordinator, struct coordinator_info *ret);
 
 /*
- * Compares all replicas chunk by chunk: each reads and checks its payloads; crcs and states are
+ * Compares all voters chunk by chunk: each reads and checks its payloads; crcs and states are
  * compared while writes to that chunk wait. With `repair` what is bad is rewritten from a good
  * copy, the one that most replicas have. finding is called for each bad block: of what a repair
  * healed, too, as `repaired`. done: 0 all equal (now), -EUCLEAN differences found (or left),

@@ -87,6 +87,11 @@ struct member {
 	struct wire_commit commit_body;
 	bool commit_busy;
 	uint64_t bad_block; /* the last block that was bad there */
+	/* of reads: D4 */
+	bool is_local; /* on this machine */
+	uint32_t reads_out;
+	uint64_t read_ns;       /* how long they take, smoothed; 0: not known yet */
+	uint64_t read_moved_ns; /* when it was last asked after a pause, or answered */
 	char note[96];
 };
 
@@ -100,6 +105,7 @@ struct read_slot {
 	uint32_t tried;		  /* bit per member */
 	uint32_t bad_member_bits; /* of these: their copy is bad */
 	uint64_t barrier_seq;	  /* the data may hold this write: answered when it is committed */
+	uint64_t sent_ns;
 };
 
 struct repair_slot {
@@ -142,6 +148,7 @@ struct coordinator {
 	struct list read_free;
 	struct read_slot *read_slots;
 	uint32_t reads_out, requests_out;
+	struct member *reader; /* D4: whom reads are asked of */
 	struct repair_slot repairs[4];
 	struct env_timer kick;	    /* re-examines waiting lists */
 	struct env_timer commit_timer;
@@ -168,9 +175,19 @@ void coordinator_event(struct coordinator *co, const char *event, const char *fo
 	PRINTF_LIKE(3, 4);
 void coordinator_end(struct coordinator *co, int status, const char *reason);
 void coordinator_kick(struct coordinator *co);
-void coordinator_wake_opener(struct coordinator *co);
 void coordinator_quorum_check(struct coordinator *co);
+void coordinator_quorum_timer(struct coordinator *co);
 void coordinator_shutdown_check(struct coordinator *co);
+
+/* coordinator_open.c */
+void opener_run(struct co *self, void *arg); /* the coroutine that opens the volume */
+void opener_fire(struct env_timer *timer);
+void coordinator_wake_opener(struct coordinator *co);
+
+/* coordinator_member.c */
+void members_attach(struct coordinator *co);
+/* A call of ours is with a member, or its coroutine runs. */
+bool members_busy(const struct coordinator *co);
 void member_state(struct member *m, enum replica_state state, const char *note);
 
 /* coordinator_write.c */
@@ -190,6 +207,10 @@ void read_submit(struct coordinator *co, struct coordinator_request *request);
 bool read_try(struct coordinator *co, struct coordinator_request *request);
 bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t length_blocks);
 void lease_fire(struct env_timer *timer);
+/* Reads whose data has come and may not be answered yet. */
+void lease_waiting_fail(struct coordinator *co, int status);
+/* Of these: how many wait for leases, and not for a commit. */
+uint32_t reads_held(const struct coordinator *co);
 void reads_fail_all(struct coordinator *co, int status);
 
 /* sync.c, sync_shadow.c: one coroutine per member brings it into the stream */

@@ -2,14 +2,18 @@
 /*
  * Reads: from one replica, verified here, answered under leases.
  *
- * A read waits while an uncommitted write overlaps it, then goes to the first live replica that holds every
- * committed entry of its range. Each block is checked against the crc32c that the coordinator once made. A
+ * A read waits while an uncommitted write overlaps it, then goes to one of the live voters that hold every
+ * committed entry of its range (D4). Each block is checked against the crc32c that the coordinator once made. A
  * block that is bad there comes from another replica, and the good copy is written back (REPAIR).
  *
  * D1  Checked after the data came and before the reply (invariant PROTO-7): leases of voters - q + 1
  *     voters hold, so no newer coordinator has opened; a pause in between is harmless.
  * D3  What a replica returned may hold a write that was issued meanwhile and is not committed: the answer
  *     waits until it is, so nothing is seen that a later open may drop.
+ * D4  To the nearest: reads go to the voter whose reads take least, the one on this machine unless others take
+ *     less than a quarter of it. What is known of a voter is halved for every READ_FORGET_NS in which it is not
+ *     read from, so that one read now and then finds out whether a slow one still is. A voter that does not
+ *     answer is as slow as it has not answered for.
  * D2  Data that matched no crc is never returned: with no good copy the read fails with -EIO and says which block.
  */
 #include <errno.h>
@@ -17,25 +21,81 @@
 #include "base/crc32c.h"
 #include "replication/coordinator_impl.h"
 
+#define READ_UNKNOWN_NS 1000000ull /* assumed of a voter that was never read from */
+#define READ_FORGET_NS  8000000000ull
+
 /* ---- where to read ---- */
 
+/* Checked (invariant PROTO-22): a voter. */
 bool member_readable(const struct member *m, uint64_t address_blocks, uint64_t length_blocks)
 {
 	struct coordinator *co = m->co;
-	if (m->state != REPLICA_LIVE || !m->up || !m->adopted || m->stream_shadow)
+	if (!m->info.voter || m->state != REPLICA_LIVE || !m->up || !m->adopted || m->stream_shadow)
 		return false;
 	return m->acked_seq >= co->commit_seq ||
 	       !window_overlaps(co, m->acked_seq, co->commit_seq, address_blocks, length_blocks);
 }
 
+/* D4. Lower is better. */
+static uint64_t read_cost_ns(const struct member *m, uint64_t now_ns)
+{
+	uint64_t quiet_ns = now_ns - MIN(now_ns, m->read_moved_ns);
+	uint64_t cost_ns = m->read_ns != 0 ? m->read_ns : READ_UNKNOWN_NS;
+	if (m->reads_out > 0)
+		cost_ns = MAX(cost_ns, quiet_ns);
+	else
+		cost_ns >>= MIN(quiet_ns / READ_FORGET_NS, 63u);
+	return m->is_local ? cost_ns / 4 : cost_ns;
+}
+
 static struct member *pick_source(struct coordinator *co, const struct coordinator_request *r,
 				  uint32_t tried)
 {
-	for (uint32_t i = 0; i < co->member_count; i++)
-		if ((tried >> i & 1) == 0 &&
-		    member_readable(&co->members[i], r->address_blocks, r->length_blocks))
-			return &co->members[i];
-	return NULL;
+	uint64_t now_ns = env_now_ns(co->env), best_ns = 0;
+	struct member *best = NULL;
+	for (uint32_t i = 0; i < co->member_count; i++) {
+		struct member *m = &co->members[i];
+		if ((tried >> i & 1) != 0 ||
+		    !member_readable(m, r->address_blocks, r->length_blocks))
+			continue;
+		uint64_t cost_ns = read_cost_ns(m, now_ns);
+		if (m == co->reader)
+			cost_ns -=
+				cost_ns / 4; /* who is no better than that is no reason to change */
+		if (best == NULL || cost_ns < best_ns) {
+			best = m;
+			best_ns = cost_ns;
+		}
+	}
+	return best;
+}
+
+/* D4 */
+static void slot_asks(struct read_slot *slot, struct member *m)
+{
+	struct coordinator *co = slot->co;
+	slot->member = m;
+	slot->tried |= 1u << m->index;
+	slot->sent_ns = env_now_ns(co->env);
+	co->reader = m;
+	if (m->reads_out++ == 0)
+		m->read_moved_ns = slot->sent_ns;
+}
+
+static void slot_is_back(struct read_slot *slot, int status)
+{
+	struct member *m = slot->member;
+	uint64_t now_ns = env_now_ns(slot->co->env), took_ns = now_ns - slot->sent_ns;
+	m->reads_out--;
+	m->read_moved_ns = now_ns;
+	bool is_read = slot->io->op == COORDINATOR_READ;
+	if (!is_read || (status != 0 && status != -EBADMSG && status != -ETIMEDOUT))
+		return; /* it says nothing of the disk */
+	if (m->read_ns == 0)
+		m->read_ns = took_ns;
+	else
+		m->read_ns = m->read_ns - m->read_ns / 8 + took_ns / 8;
+	m->read_ns = MAX(m->read_ns, 1u);
 }
 
 /* ---- leases ---- */
@@ -111,7 +171,17 @@ void lease_fire(struct env_timer *timer)
 		slot_answer(CONTAINER_OF(n, struct read_slot, link));
 }
 
-void reads_fail_all(struct coordinator *co, int status)
+uint32_t reads_held(const struct coordinator *co)
+{
+	uint32_t count = 0;
+	if (list_empty(&co->lease_waiting) || lease_holds(co))
+		return 0;
+	list_for_each (n, &co->lease_waiting)
+		count += CONTAINER_OF(n, struct read_slot, link)->barrier_seq <= co->commit_seq;
+	return count;
+}
+
+void lease_waiting_fail(struct coordinator *co, int status)
 {
 	struct list all;
 	list_init(&all);
@@ -119,6 +189,14 @@ void reads_fail_all(struct coordinator *co, int status)
 	struct list *n;
 	while ((n = list_pop_front(&all)) != NULL)
 		slot_finish(CONTAINER_OF(n, struct read_slot, link), status);
+}
+
+void reads_fail_all(struct coordinator *co, int status)
+{
+	lease_waiting_fail(co, status);
+	struct list all;
+	list_init(&all);
+	struct list *n;
 	list_splice_back(&all, &co->reads_waiting);
 	while ((n = list_pop_front(&all)) != NULL) {
 		struct coordinator_request *r = CONTAINER_OF(n, struct coordinator_request, link);
@@ -294,6 +372,7 @@ static void read_done(struct peer_request *request, int status, const struct lin
 {
 	struct read_slot *slot = CONTAINER_OF(request, struct read_slot, request);
 	struct coordinator *co = slot->co;
+	slot_is_back(slot, status);
 	if (co->ended) {
 		slot_finish(slot, -ESHUTDOWN);
 		return;
@@ -324,6 +403,7 @@ static void extents_done(struct peer_request *request, int status, const struct 
 {
 	struct read_slot *slot = CONTAINER_OF(request, struct read_slot, request);
 	struct coordinator_request *io = slot->io;
+	slot_is_back(slot, status);
 	if (slot->co->ended) {
 		slot_finish(slot, -ESHUTDOWN);
 		return;
@@ -349,8 +429,7 @@ static void slot_send(struct read_slot *slot, struct member *m)
 {
 	struct coordinator_request *io = slot->io;
 	bool extents = io->op == COORDINATOR_EXTENTS;
-	slot->member = m;
-	slot->tried |= 1u << m->index;
+	slot_asks(slot, m);
 	slot->body = (struct wire_read){
 		.epoch = le64_make(slot->co->epoch),
 		.address_blocks = le64_make(io->address_blocks),

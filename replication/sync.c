@@ -143,6 +143,7 @@ int calls_wait(struct member *m, uint32_t count)
 
 /* ---- sources ---- */
 
+/* A learner serves too: one that is live holds every committed entry, as a voter does. */
 struct member *source_for(struct member *m)
 {
 	struct coordinator *co = m->co;
@@ -496,6 +497,9 @@ static void sync_fire(struct env_timer *timer)
 
 void sync_start(struct member *m)
 {
+	/* Checked (invariant PROTO-22): a learner adopts only what an open epoch has settled. The open starts it. */
+	if (!m->info.voter && !m->co->open)
+		return;
 	m->sync_wanted = true;
 	if (m->sync == NULL)
 		m->sync = co_create(m->co->env, 64 * 1024);

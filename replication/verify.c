@@ -2,7 +2,7 @@
 /*
  * Comparing replicas, chunk by chunk, while the volume is in use.
  *
- * For each chunk: writes to it wait, those under way are committed, every replica has acknowledged
+ * For each chunk: writes to it wait, those under way are committed, every voter has acknowledged
  * them; then each reads its payloads, checks them against its crcs, and answers crcs and states;
  * these are compared with each other. Then the chunk is released. Reads are never held.
  *
@@ -120,6 +120,13 @@ static void call_send(struct verify_call *call, struct member *m, uint64_t block
 	peer_request(m->peer, WIRE_KIND_CLIENT, &call->request);
 }
 
+/* Checked (invariant PROTO-22): voters are compared. A learner may be in the middle of a copy, and what is on it
+ * must not outvote them. */
+static bool is_compared(const struct coordinator *co, uint32_t index)
+{
+	return co->members[index].info.voter;
+}
+
 static bool comparable(const struct member *m)
 {
 	return m->state == REPLICA_LIVE && m->adopted && m->up && !m->stream_shadow;
@@ -143,7 +150,7 @@ static int interrupted(const struct coordinator *co, const struct coordinator_ve
 static bool all_comparable(const struct coordinator *co)
 {
 	for (uint32_t i = 0; i < co->member_count; i++)
-		if (!comparable(&co->members[i]))
+		if (is_compared(co, i) && !comparable(&co->members[i]))
 			return false;
 	return true;
 }
@@ -153,12 +160,12 @@ static bool settled(const struct coordinator *co, uint64_t seq)
 	if (co->commit_seq < seq)
 		return false;
 	for (uint32_t i = 0; i < co->member_count; i++)
-		if (co->members[i].acked_seq < seq)
+		if (is_compared(co, i) && co->members[i].acked_seq < seq)
 			return false;
 	return true;
 }
 
-/* Until everything issued so far is on all replicas. 0, -EAGAIN, or as interrupted(). */
+/* Until everything issued so far is on all voters. 0, -EAGAIN, or as interrupted(). */
 static int settle(struct coordinator *co, const struct coordinator_verify *verify)
 {
 	uint64_t seq = co->last_seq, until_ns = env_now_ns(co->env) + SETTLE_NS;
@@ -209,8 +216,11 @@ static int chunk_ask(struct coordinator *co, uint64_t block, uint32_t length)
 	struct verify_job *job = job_of(co);
 	int rc = 0;
 	for (uint32_t i = 0; i < co->member_count; i++)
-		call_send(&job->calls[i], &co->members[i], block, length);
+		if (is_compared(co, i))
+			call_send(&job->calls[i], &co->members[i], block, length);
 	for (uint32_t i = 0; i < co->member_count; i++) {
+		if (!is_compared(co, i))
+			continue;
 		while (job->calls[i].busy)
 			wait_turn(co);
 		int status = job->calls[i].status;
@@ -234,10 +244,11 @@ static int base_of(const struct coordinator *co, uint32_t index)
 	int base = -1;
 	for (uint32_t i = 0; i < co->member_count; i++) {
 		uint32_t votes = 0;
-		if (job->calls[i].states[index] == STORE_BLOCK_BAD)
+		if (!is_compared(co, i) || job->calls[i].states[index] == STORE_BLOCK_BAD)
 			continue;
 		for (uint32_t k = 0; k < co->member_count; k++)
-			votes += same_copy(&job->calls[i], &job->calls[k], index);
+			votes += is_compared(co, k) &&
+				 same_copy(&job->calls[i], &job->calls[k], index);
 		if (votes > most) {
 			most = votes;
 			base = (int)i;
@@ -257,7 +268,9 @@ static bool chunk_judge(struct coordinator *co, const struct coordinator_verify 
 		for (uint32_t i = 0; i < co->member_count; i++) {
 			const struct verify_call *call = &job->calls[i];
 			enum block_verdict verdict = BLOCK_GOOD;
-			if (call->states[b] == STORE_BLOCK_BAD)
+			if (!is_compared(co, i))
+				verdict = BLOCK_GOOD;
+			else if (call->states[b] == STORE_BLOCK_BAD)
 				verdict = BLOCK_ROTTEN;
 			else if (!same_copy(call, &job->calls[job->base[b]], b))
 				verdict = BLOCK_DIFFERS;

@@ -7,22 +7,7 @@
 
 #include "base/log.h"
 #include "base/version.h"
-
-static const char *replica_state_text(const struct coordinator_replica_info *replica)
-{
-	switch (replica->state) {
-	case REPLICA_LIVE:
-		return replica->primary ? "primary" : "secondary";
-	case REPLICA_SYNCING:
-	case REPLICA_PREPARING:
-		return replica->suspect ? "suspect" : "syncing";
-	case REPLICA_LOST:
-		return "lost";
-	case REPLICA_DOWN:
-		break;
-	}
-	return "offline";
-}
+#include "volmgr/condition.h"
 
 static Holdfast__V1__ReplicaInfo *replica_report(const struct gateway_volume *v,
 						 const struct coordinator_replica_info *replica,
@@ -34,7 +19,7 @@ static Holdfast__V1__ReplicaInfo *replica_report(const struct gateway_volume *v,
 	out->replica_uuid = arena_uuid(arena, &replica->member.replica_uuid);
 	out->node = arena_copy(arena, replica->member.node_name);
 	out->store_uuid = arena_uuid(arena, &replica->member.store_uuid);
-	out->state = arena_copy(arena, replica_state_text(replica));
+	out->state = arena_copy(arena, condition_replica_state(replica));
 	out->epoch = replica->log_epoch;
 	out->seq = replica->last_seq;
 	out->commit_seq = replica->commit_seq;
@@ -70,35 +55,15 @@ Holdfast__V1__ExportInfo *gateway_report_export(struct gateway_volume *v, struct
 	return out;
 }
 
-static void conditions_fill(const struct coordinator_info *info, Holdfast__V1__VolumeInfo *out,
-			    struct arena *arena)
+static void conditions_fill(const struct coordinator_info *info, uint32_t rf,
+			    Holdfast__V1__VolumeInfo *out, struct arena *arena)
 {
-	uint32_t syncing = 0, away = 0, suspect = 0;
+	struct condition conditions[CONDITIONS_MAX];
 
-	out->conditions = ARENA_ARRAY(arena, char *, 4);
-	for (uint32_t i = 0; i < info->replica_count; i++) {
-		enum replica_state state = info->replicas[i].state;
-		suspect += info->replicas[i].suspect;
-		syncing += state == REPLICA_SYNCING && !info->replicas[i].suspect;
-		away += state == REPLICA_DOWN || state == REPLICA_LOST || state == REPLICA_PREPARING;
-	}
-	if (info->open && !info->quorum)
-		out->conditions[out->n_conditions++] =
-			arena_text(arena, "NoQuorum: I/O waits, %u of %u replicas are away", away,
-				   info->replica_count);
-	else if (!info->open && suspect &&
-		 info->replica_count - suspect < info->replica_count / 2 + 1)
-		out->conditions[out->n_conditions++] =
-			arena_text(arena,
-				   "Closed: rot in the logs of %u of %u replicas; 'replica list' "
-				   "says what to do",
-				   suspect, info->replica_count);
-	else if (away)
-		out->conditions[out->n_conditions++] = arena_text(
-			arena, "Degraded: %u of %u replicas are away", away, info->replica_count);
-	if (syncing)
-		out->conditions[out->n_conditions++] = arena_text(
-			arena, "Resyncing: %u of %u replicas catch up", syncing, info->replica_count);
+	out->n_conditions = condition_list(info, rf, conditions);
+	out->conditions = ARENA_ARRAY(arena, char *, CONDITIONS_MAX);
+	for (size_t i = 0; i < out->n_conditions; i++)
+		out->conditions[i] = arena_copy(arena, conditions[i].text);
 }
 
 Holdfast__V1__VolumeInfo *gateway_report_volume(struct gateway_volume *v, struct arena *arena)
@@ -115,7 +80,7 @@ Holdfast__V1__VolumeInfo *gateway_report_volume(struct gateway_volume *v, struct
 	out->state = arena_copy(arena, v->is_open ? "bound" : "binding");
 	out->epoch = info.epoch;
 	out->gateway = arena_copy(arena, v->gateway->daemon->name);
-	conditions_fill(&info, out, arena);
+	conditions_fill(&info, record->rf, out, arena);
 	out->n_replica = replicas_fill(v, &info, arena, &out->replica);
 	if (v->is_exported) {
 		out->exports = ARENA_ARRAY(arena, Holdfast__V1__ExportInfo *, 1);

@@ -214,7 +214,7 @@ static void host_gone(struct host *h, enum sim_kill how)
 	h->is_up = h->is_stopping = false;
 }
 
-static void host_kill(struct host *h)
+__attribute__((unused)) static void host_kill(struct host *h)
 {
 	static const enum sim_kill hows[] = {SIM_KILL_PROCESS, SIM_KILL_SILENT, SIM_KILL_POWER};
 	if (host_can_be_killed(h))
@@ -235,7 +235,7 @@ static void host_stopped(void *ctx)
 }
 
 /* Cleanly: the process is gone some time later. */
-static void host_stop(struct host *h)
+__attribute__((unused)) static void host_stop(struct host *h)
 {
 	if (!host_can_be_killed(h) || h->node == NULL || h->is_stopping)
 		return;

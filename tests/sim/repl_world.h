@@ -26,8 +26,8 @@ struct gateway;
 
 struct volume {
 	struct world *world;
-	uint32_t index, rf;
-	uint32_t hosts[HOSTS_MAX]; /* of its replicas */
+	uint32_t index, rf, member_count;
+	uint32_t hosts[HOSTS_MAX]; /* of its members: rf voters, then the learners */
 	uint64_t size_blocks;      /* metadata: what a resize was acknowledged with */
 	uint64_t meta_epoch, meta_opened;
 	struct history history[SIZE_BLOCKS_MAX];
@@ -67,7 +67,10 @@ struct gateway {
 
 struct world_plan {
 	uint32_t host_count, volume_count, rf; /* rf 0: drawn per volume */
+	uint32_t learners;                     /* beside rf voters, as far as there are hosts */
+	uint32_t local_hosts;                  /* bit per host: on the gateways' machine */
 	uint32_t window_entries;
+	uint64_t no_quorum_timeout_ns;
 	bool no_clients; /* the test submits itself */
 };
 
@@ -230,16 +233,17 @@ static struct coordinator_volume volume_record(const struct volume *v)
 		.volume_uuid = {{(uint8_t)(4 + v->index)}},
 		.size_blocks = v->size_blocks,
 		.quorum = v->rf / 2 + 1,
-		.member_count = v->rf,
+		.no_quorum_timeout_ns = v->world->plan.no_quorum_timeout_ns,
+		.member_count = v->member_count,
 	};
 	snprintf(record.name, sizeof(record.name), "v%u", v->index);
-	for (uint32_t i = 0; i < v->rf; i++) {
+	for (uint32_t i = 0; i < v->member_count; i++) {
 		const struct host *h = &v->world->hosts[v->hosts[i]];
 		struct coordinator_member *m = &record.members[i];
 		m->node_uuid = h->uuid;
 		m->replica_uuid.bytes[0] = (uint8_t)(20 + v->hosts[i]);
 		m->replica_uuid.bytes[1] = (uint8_t)(1 + v->index);
-		m->voter = true;
+		m->voter = i < v->rf;
 		snprintf(m->node_name, sizeof(m->node_name), "n%u", v->hosts[i]);
 		snprintf(m->address, sizeof(m->address), "%s", h->address);
 	}
@@ -387,7 +391,7 @@ static void gateway_start(struct gateway *g)
 	}
 }
 
-static void gateway_kill(struct gateway *g)
+__attribute__((unused)) static void gateway_kill(struct gateway *g)
 {
 	struct world *w = g->world;
 	if (!g->is_up)
@@ -408,7 +412,7 @@ static void gateway_kill(struct gateway *g)
 	*g = (struct gateway){.world = w, .process = process};
 }
 
-static void gateway_restart(struct gateway *g)
+__attribute__((unused)) static void gateway_restart(struct gateway *g)
 {
 	if (g->is_up)
 		return;
@@ -428,13 +432,14 @@ static void volume_create(struct world *w, uint32_t index)
 	v->size_blocks = SIZE_BLOCKS;
 	v->rf = w->plan.rf != 0 ? w->plan.rf : factors[sim_rng_below(&w->rng, ARRAY_LEN(factors))];
 	v->rf = MIN(v->rf, w->plan.host_count);
+	v->member_count = MIN(v->rf + w->plan.learners, w->plan.host_count);
 	uint32_t first = (uint32_t)sim_rng_below(&w->rng, w->plan.host_count);
 	for (uint32_t b = 0; b < SIZE_BLOCKS_MAX; b++)
 		*history_add(w->sim, &v->history[b], 0) = (struct write){0};
-	for (uint32_t i = 0; i < v->rf; i++)
+	for (uint32_t i = 0; i < v->member_count; i++)
 		v->hosts[i] = (first + i) % w->plan.host_count;
 	const struct coordinator_volume record = volume_record(v);
-	for (uint32_t i = 0; i < v->rf; i++) {
+	for (uint32_t i = 0; i < v->member_count; i++) {
 		struct host *h = &w->hosts[v->hosts[i]];
 		h->specs[h->replica_count++] = (struct store_replica_spec){
 			.volume_uuid = record.volume_uuid,
@@ -459,7 +464,9 @@ static struct world *world_create(uint64_t seed, const struct world_plan *plan)
 		h->sim = w->sim;
 		h->rng = &w->rng;
 		h->uuid.bytes[0] = (uint8_t)(10 + i);
-		snprintf(h->address, sizeof(h->address), "tcp:10.0.0.%u:7000", i + 1);
+		bool is_local = plan->local_hosts >> i & 1;
+		snprintf(h->address, sizeof(h->address),
+			 is_local ? "unix:/n%u" : "tcp:10.0.0.%u:7000", i + 1);
 		h->process = sim_process_create(w->sim, name);
 #ifndef SIM_REAL_STORE
 		h->device.world = &w->fake;
@@ -498,7 +505,7 @@ static bool attach_converged(const struct attach *a)
 	for (uint32_t i = 0; i < CLIENTS; i++)
 		if (a->clients[i].busy)
 			return false;
-	return info.open && live == a->volume->rf && info.commit_seq == info.last_seq;
+	return info.open && live == a->volume->member_count && info.commit_seq == info.last_seq;
 }
 
 static bool is_converged(void *ctx)

@@ -122,6 +122,7 @@ struct fake_device {
 	struct fake_world *world;
 	struct uuid uuid;
 	uint32_t bad_ppm; /* rot of a block, per completion */
+	uint32_t slow;    /* so many times slower than the others; 0: not */
 	struct store_replica replicas[FAKE_REPLICAS_MAX];
 	struct store *open;
 };
@@ -669,9 +670,10 @@ static void fake_background(struct fake_device *device)
 	}
 }
 
-static uint64_t fake_delay(struct fake_world *world)
+static uint64_t fake_delay(const struct fake_device *device)
 {
-	return 10000 + sim_rng_below(&world->rng, world->delay_max_ns);
+	struct fake_world *world = device->world;
+	return (10000 + sim_rng_below(&world->rng, world->delay_max_ns)) * MAX(device->slow, 1u);
 }
 
 static void fake_fire(struct env_timer *timer)
@@ -694,7 +696,7 @@ static void fake_fire(struct env_timer *timer)
 	}
 	fake_background(store->device);
 	if (!list_empty(&store->queue) && !env_timer_armed(&store->timer))
-		env_timer_after(store->env, &store->timer, fake_delay(world));
+		env_timer_after(store->env, &store->timer, fake_delay(store->device));
 }
 
 static void fake_submit(struct store *store, struct store_replica *r, struct store_op *op,
@@ -705,7 +707,7 @@ static void fake_submit(struct store *store, struct store_replica *r, struct sto
 	op->internal[1] = 0;
 	list_push_back(&store->queue, &op->link);
 	if (!env_timer_armed(&store->timer))
-		env_timer_after(store->env, &store->timer, fake_delay(store->device->world));
+		env_timer_after(store->env, &store->timer, fake_delay(store->device));
 }
 
 /* ---- the medium, for the test ---- */

@@ -125,15 +125,30 @@ t_delete() {
 	hf volume unexport demo && exits 2 hf volume delete demo && hf volume delete demo --yes &&
 		exits 3 hf volume show demo
 }
+fails_in_time() { # URI CALL: it connects, and the call ends with EIO
+	timeout 20 nbdsh -u "$1" -c "
+try:
+    $2
+except nbd.Error as error:
+    assert error.errno == 'EIO', error
+else:
+    raise SystemExit('it did not fail')"
+}
+gateway_is_not() { # PID
+	[[ $(role_pid gateway) =~ ^[1-9] && $(role_pid gateway) != "$1" ]]
+}
 t_no_quorum() { # two of three away: held by default, refused in time when the class asks for it
-	local fails holds
+	local fails holds gateway
 	hf volume create fails --size 16Mi --param onNoQuorum=fail --param noQuorumTimeout=500ms &&
 		hf volume create holds --size 16Mi && fails=$(hf volume export fails 2>/dev/null) &&
 		holds=$(hf volume export holds 2>/dev/null) &&
 		nbdsh -u "$fails" -c 'h.pwrite(b"1" * 4096, 0)' &&
 		nbdsh -u "$holds" -c 'h.pwrite(b"1" * 4096, 0)' &&
 		hf node stop n2 && hf node stop n3 || return 1
-	nbdsh -u "$fails" -c 'h.pwrite(b"2" * 4096, 0)' && { echo "a write without quorum was acknowledged"; return 1; }
+	fails_in_time "$fails" 'h.pwrite(b"2" * 4096, 0)' && fails_in_time "$fails" 'h.pread(4096, 0)' || return 1
+	gateway=$(role_pid gateway)
+	kill -9 "$gateway" && poll 20 gateway_is_not "$gateway" && poll 20 nbdinfo "$fails" || return 1
+	fails_in_time "$fails" 'h.pread(4096, 0)' || return 1 # it cannot be opened
 	nbdsh -u "$holds" -c 'h.pwrite(b"2" * 4096, 0)' &
 	local writer=$!
 	hf node start n2 && hf node start n3 && wait "$writer" &&
