@@ -53,6 +53,7 @@ struct member {
 	/* as of PROMISE, then followed */
 	uint64_t log_epoch, last_seq, last_hash, commit_seq, commit_hash, floor_seq;
 	bool suspect;
+	uint64_t suspect_after;    /* below last_seq: not its log but its map is damaged */
 	uint64_t free_blocks, size_blocks;
 	uint64_t checkpoint_seq;   /* its K never falls below it; 0: not known yet */
 	uint64_t settled_seq;      /* what an earlier coordinator told it */

@@ -55,6 +55,7 @@ static void promise_take(struct member *m, const struct wire_promise *p)
 	m->checkpoint_seq = le64_get(p->checkpoint_seq);
 	m->settled_seq = le64_get(p->settled_seq);
 	m->suspect = le64_get(p->suspect_after) != le64_get(p->suspect_until);
+	m->suspect_after = le64_get(p->suspect_after);
 }
 
 static void promised(struct member *m)
@@ -71,8 +72,9 @@ static void promised(struct member *m)
 		m->acked_max = 0;
 		m->refill = true;
 	}
-	if (m->suspect && m->log_epoch == co->epoch)
-		m->refill = true; /* rot in the log that it acknowledged */
+	/* Rot in the log that it acknowledged; or in its map, which no entries mend. */
+	if (m->suspect && (m->log_epoch == co->epoch || m->suspect_after < m->last_seq))
+		m->refill = true;
 	if (m->refill || m->log_epoch != co->epoch) {
 		m->adopted = false;
 	} else {
