@@ -23,8 +23,9 @@
  *  M7  After the open a voter counts, for writes and for leases, only when it has adopted and that is
  *      recorded, by a swap that finds the epoch unchanged: who adopts later, and again whoever comes
  *      back from a store that was opened anew (a disk that was rolled back forgot its promises).
- *  M8  Forced recovery, when fewer than q voters are left: one swap, next epoch, next lineage, voters
- *      := those kept. The others are in no record any more.
+ *  M8  Forced recovery: one swap, next epoch, next lineage, voters := those kept. The others are in no
+ *      record any more, so nothing fences what they serve: either every older coordinator is over, or
+ *      fewer than q voters are left and those not kept are fewer than an old coordinator's reads need.
  * A replica that is no voter of the current record nor asked for may be formatted at any time (the
  * manager deletes it as soon as the record says so). A rolled-back disk holds an image of an
  * epoch before the last one in which it counted (image_since_sync shows why: a newer image is not seen).
@@ -57,7 +58,7 @@ enum bound { NEVER, BOUND, LOST }; /* the session of a coordinator with a replic
 struct config {
 	u8 replicas, voters, quorum, epochs_max, writes_max, losses_max, rollbacks_max;
 	u8 quorum_min; /* bound of changes; losses_max is below it */
-	bool fixed; /* no change of members */
+	bool fixed;    /* no change of members */
 	bool recovery;
 	/* rules left out */
 	bool two_at_once, swap, change_unopened, learner_counts, learner_short, remove_short;
@@ -65,7 +66,7 @@ struct config {
 	bool rolled_back_votes, late_adopter_counts, return_unchecked, any_image;
 	bool unrecorded_leases, sync_only_at_open;
 	bool pauses; /* change_ready is not asked for: looks for a loss */
-	bool old_lineage_votes, recover_alive;
+	bool old_lineage_votes, recover_alive, recover_all_but_kept;
 };
 
 typedef u8 entries; /* two bits per entry, the number of the write */
@@ -79,13 +80,13 @@ struct column {
 	u8 promised, log_epoch, len;
 	entries log;
 	u8 dead;
-	u8 sync; /* in the record: the epoch that it is known to have adopted */
+	u8 sync;    /* in the record: the epoch that it is known to have adopted */
 	u8 trusted; /* the last epoch in which it counted; no process knows it */
 	struct {
 		u8 voter, asked; /* asked: would be a voter after the change */
 		u8 bound, adopted, recorded, heard, reported;
 		u8 returned; /* only late_adopter_counts */
-		u8 sync; /* as this coordinator read it */
+		u8 sync;     /* as this coordinator read it */
 		struct promise promise;
 	} in[EPOCHS];
 };
@@ -259,45 +260,53 @@ static void expand_change(const struct config *c, const struct state *s, struct 
 	}
 }
 
-/* M8. kept: bit set of voters that are left. */
-static void recover(const struct config *c, const struct state *s, struct explore *x, unsigned kept)
+/* M8. kept: bit set of voters that are left; over: every older coordinator is. */
+static void recover(const struct config *c, const struct state *s, struct explore *x, unsigned kept,
+		    bool over)
 {
 	struct state t = epoch_next(s);
-	int e = t.epoch - 1, count = 0;
+	int e = t.epoch - 1, count = 0, left = 0, voters = voter_count(s, e - 1);
+	u8 q = s->of[e - 1].quorum;
 	for (int i = 0; i < REPLICAS; i++) {
 		struct column *r = &t.col[i];
-		bool keeps = kept >> i & 1;
-		if (keeps && (!r->in[e].voter || r->dead))
+		bool keeps = kept >> i & 1, lives = r->in[e].voter && !r->dead;
+		if (keeps && !lives)
 			return;
 		count += keeps;
+		left += lives;
 		r->in[e].voter = keeps || (c->old_lineage_votes && r->in[e].voter);
 		if (keeps)
 			r->sync = r->in[e].sync = r->log_epoch;
 	}
+	bool unread = left - count < voters - q + 1 || c->recover_all_but_kept;
+	if (!over && !(left < q && unread) && !c->recover_alive)
+		return;
+	for (int older = 0; over && older < e; older++)
+		t.of[older].stage = NO_EPOCH;
 	t.of[e].lineage++;
 	t.of[e].quorum = (u8)(count / 2 + 1);
-	explore_emit(x, &t, "epoch %d by force: kept %x, lineage %d", e + 1, kept, t.of[e].lineage);
+	explore_emit(x, &t, "epoch %d by force: kept %x, lineage %d%s", e + 1, kept,
+		     t.of[e].lineage, over ? ", older coordinators are over" : "");
 }
 
 static void expand_record(const struct config *c, const struct state *s, struct explore *x)
 {
-	int left = 0, e = s->epoch - 1;
+	u8 lineage = s->of[s->epoch - 1].lineage;
 	if (s->epoch >= c->epochs_max)
 		return;
 	struct state t = epoch_next(s);
 	explore_emit(x, &t, "epoch %d is taken", t.epoch);
-	for (int i = 0; i < REPLICAS; i++)
-		left += s->col[i].in[e].voter && !s->col[i].dead;
-	bool few = left < s->of[e].quorum || c->recover_alive || c->old_lineage_votes;
-	for (unsigned kept = 1; c->recovery && few && !s->of[e].lineage && kept < 1u << REPLICAS;
-	     kept++)
-		recover(c, s, x, kept);
+	for (unsigned kept = 1; c->recovery && lineage == 0 && kept < 1u << REPLICAS; kept++) {
+		recover(c, s, x, kept, true);
+		recover(c, s, x, kept, false);
+	}
 }
 
 /* ---- one coordinator and one replica ---- */
 
 /* PREPARE and its promise, the first or again. */
-static void step_bind(const struct config *c, const struct state *s, struct explore *x, int e, int i)
+static void step_bind(const struct config *c, const struct state *s, struct explore *x, int e,
+		      int i)
 {
 	struct state t = *s;
 	struct column *r = &t.col[i];
@@ -317,7 +326,8 @@ static void step_bind(const struct config *c, const struct state *s, struct expl
 	if (s->of[e].stage == PREPARE && (voter || c->learner_counts) && whole)
 		r->in[e].promise = (struct promise){1, r->log_epoch, r->len, r->log};
 	explore_emit(x, &t, "r%d promises epoch %d%s (log epoch %d, length %d)%s", i, e + 1,
-		     voter ? "" : " as learner", r->log_epoch, r->len, whole ? "" : ", not counted");
+		     voter ? "" : " as learner", r->log_epoch, r->len,
+		     whole ? "" : ", not counted");
 }
 
 static void step_adopt(const struct state *s, struct explore *x, int e, int i)
@@ -359,7 +369,8 @@ static void step_hear(const struct state *s, struct explore *x, int e, int i)
 }
 
 /* M7 */
-static void step_record(const struct config *c, const struct state *s, struct explore *x, int e, int i)
+static void step_record(const struct config *c, const struct state *s, struct explore *x, int e,
+			int i)
 {
 	struct state t = *s;
 	struct column *r = &t.col[i];
@@ -433,7 +444,8 @@ static void step_open(const struct state *s, struct explore *x, int e)
 	explore_emit(x, &t, "coordinator %d: swap opened, commit %d", e + 1, t.of[e].commit);
 }
 
-static void step_acknowledge(const struct config *c, const struct state *s, struct explore *x, int e)
+static void step_acknowledge(const struct config *c, const struct state *s, struct explore *x,
+			     int e)
 {
 	for (u8 n = s->of[e].commit + 1; s->of[e].stage == OPEN && n <= s->of[e].len; n++) {
 		struct state t = *s;
@@ -540,7 +552,8 @@ static bool reads(const struct config *c, const struct state *s, int e)
 		const struct column *r = &s->col[i];
 		bool released = co->change == APPLIED && r->promised == e + 2;
 		granted += r->in[e].voter && r->in[e].bound == BOUND && !r->dead &&
-			   (r->in[e].recorded || c->unrecorded_leases) && (r->promised == e + 1 || released);
+			   (r->in[e].recorded || c->unrecorded_leases) &&
+			   (r->promised == e + 1 || released);
 	}
 	if ((co->change == ASKED || co->change == APPLIED) && !c->minority_reads)
 		need = co->quorum;
@@ -565,7 +578,7 @@ static const char *member_check(const void *config, const void *state)
 		const struct coordinator *old = &s->of[e];
 		for (int f = e + 1; f < s->epoch; f++) {
 			const struct coordinator *new = &s->of[f];
-			if (new->stage == OPEN && new->lineage == old->lineage &&
+			if (new->stage == OPEN &&new->lineage == old->lineage &&
 			    (new->len < old->commit ||
 			     log_cut(new->log, old->commit) != log_cut(old->log, old->commit)))
 				return "acked_kept: an acknowledged write is missing in a later "
@@ -582,7 +595,9 @@ static const char *member_check(const void *config, const void *state)
 		if (!c->recovery && !survives(s, e))
 			return "acked_survives: no voter of the record holds an acknowledged write";
 	}
-	return s->unready && !c->pauses ? "change_ready: the new voters must be filled before the open" : NULL;
+	return s->unready && !c->pauses
+		       ? "change_ready: the new voters must be filled before the open"
+		       : NULL;
 }
 
 static void member_canon(const void *config, void *state)
@@ -609,17 +624,21 @@ static_assert(2 * LOG_MAX <= 8, "a log fits in one byte");
 
 #define SCOPE(...) (&(const struct config){__VA_ARGS__})
 /* The quorum's path: voters before, of four replicas. */
-#define PATH(voters_, q, epochs, ...)                                                          \
-	SCOPE(.replicas = 4, .voters = voters_, .quorum = q, .epochs_max = epochs, .writes_max = 1, \
-	      __VA_ARGS__)
-#define LOSS(epochs, ...) \
+#define PATH(voters_, q, epochs, ...)                                              \
+	SCOPE(.replicas = 4, .voters = voters_, .quorum = q, .epochs_max = epochs, \
+	      .writes_max = 1, __VA_ARGS__)
+#define LOSS(epochs, ...)                                                                     \
 	SCOPE(.replicas = 3, .voters = 3, .quorum = 2, .epochs_max = epochs, .writes_max = 1, \
 	      .losses_max = 1, .quorum_min = 2, __VA_ARGS__)
 #define BACK(epochs, ...)                                                                     \
 	SCOPE(.replicas = 3, .voters = 3, .quorum = 2, .epochs_max = epochs, .writes_max = 1, \
-	      .rollbacks_max = 1, .fixed = true, __VA_ARGS__)
+	      .rollbacks_max = 1, .quorum_min = 2, __VA_ARGS__)
 #define FORCE(epochs, ...)                                                                    \
 	SCOPE(.replicas = 3, .voters = 3, .quorum = 2, .epochs_max = epochs, .writes_max = 1, \
+	      .losses_max = 2, .recovery = true, __VA_ARGS__)
+/* On the way from rf 5 to rf 3 there are three voters with q 3: one lease is enough to read. */
+#define ALL_OF_3(...)                                                                    \
+	SCOPE(.replicas = 3, .voters = 3, .quorum = 3, .epochs_max = 2, .writes_max = 1, \
 	      .losses_max = 2, .recovery = true, .fixed = true, __VA_ARGS__)
 
 static const struct explore_case cases[] = {
@@ -628,27 +647,44 @@ static const struct explore_case cases[] = {
 	{"healthy_rf3", false, &members, PATH(3, 2, 2), PATH(3, 2, 3)},
 	{"healthy_rf4", false, &members, PATH(4, 3, 2), PATH(4, 3, 3)},
 	{"healthy_disk_lost", false, &members, LOSS(2), LOSS(3)},
-	{"healthy_rolled_back", false, &members, BACK(3), BACK(4)},
-	{"healthy_recovery", false, &members, FORCE(2), FORCE(3)},
+	{"healthy_spare_disk_lost", false, &members,
+	 PATH(3, 2, 2, .losses_max = 1, .quorum_min = 2),
+	 PATH(3, 2, 3, .losses_max = 1, .quorum_min = 2)},
+	{"healthy_rolled_back", false, &members, BACK(3, .fixed = true), BACK(4, .fixed = true)},
+	{"healthy_changes_rolled_back", false, &members, BACK(2), BACK(3)},
+	{"healthy_recovery", false, &members, FORCE(2, .fixed = true), FORCE(3, .fixed = true)},
+	{"healthy_recovery_of_3", false, &members, ALL_OF_3(), NULL},
+	{"healthy_changes_recovery", false, &members, FORCE(2), FORCE(3)},
 	{"two_at_once", true, &members, PATH(3, 2, 3, .two_at_once = true), NULL},
 	{"swap", true, &members, PATH(3, 2, 3, .swap = true, .pauses = true), NULL},
 	{"change_unopened", true, &members, LOSS(4, .change_unopened = true, .pauses = true), NULL},
 	{"learner_counts", true, &members, PATH(3, 2, 3, .learner_counts = true), NULL},
 	{"learner_short_promoted", true, &members, PATH(1, 1, 3, .learner_short = true), NULL},
-	{"remove_leaves_short", true, &members, LOSS(3, .remove_short = true, .pauses = true), NULL},
-	{"read_through_change_with_minority", true, &members,
-	 PATH(2, 2, 3, .minority_reads = true), NULL},
+	{"remove_leaves_short", true, &members, LOSS(3, .remove_short = true, .pauses = true),
+	 NULL},
+	{"read_through_change_with_minority", true, &members, PATH(2, 2, 3, .minority_reads = true),
+	 NULL},
 	{"late_cas_not_fenced", true, &members, PATH(2, 2, 3, .late_swap = true), NULL},
 	{"released_while_reading", true, &members, PATH(2, 2, 3, .released_reading = true), NULL},
-	{"write_through_change", true, &members, LOSS(3, .write_through = true, .pauses = true), NULL},
-	{"rolled_back_votes", true, &members, BACK(3, .rolled_back_votes = true), NULL},
-	{"late_adopter_counts", true, &members, BACK(3, .late_adopter_counts = true), NULL},
-	{"sync_only_at_open", true, &members, BACK(3, .sync_only_at_open = true), NULL},
-	{"return_unchecked", true, &members, BACK(3, .return_unchecked = true), NULL},
-	{"unrecorded_leases", true, &members, BACK(3, .unrecorded_leases = true), NULL},
-	{"image_since_sync", true, &members, BACK(3, .any_image = true), NULL},
-	{"old_lineage_votes", true, &members, FORCE(4, .old_lineage_votes = true), NULL},
-	{"recover_while_alive", true, &members, FORCE(3, .recover_alive = true), NULL},
+	{"write_through_change", true, &members, LOSS(3, .write_through = true, .pauses = true),
+	 NULL},
+	{"rolled_back_votes", true, &members, BACK(3, .fixed = true, .rolled_back_votes = true),
+	 NULL},
+	{"late_adopter_counts", true, &members, BACK(3, .fixed = true, .late_adopter_counts = true),
+	 NULL},
+	{"sync_only_at_open", true, &members, BACK(3, .fixed = true, .sync_only_at_open = true),
+	 NULL},
+	{"return_unchecked", true, &members, BACK(3, .fixed = true, .return_unchecked = true),
+	 NULL},
+	{"unrecorded_leases", true, &members, BACK(3, .fixed = true, .unrecorded_leases = true),
+	 NULL},
+	{"image_since_sync", true, &members, BACK(3, .fixed = true, .any_image = true), NULL},
+	{"old_lineage_votes", true, &members, FORCE(4, .fixed = true, .old_lineage_votes = true),
+	 NULL},
+	{"recover_beside_enough_to_read", true, &members, ALL_OF_3(.recover_all_but_kept = true),
+	 NULL},
+	{"recover_while_alive", true, &members, FORCE(3, .fixed = true, .recover_alive = true),
+	 NULL},
 };
 
 int main(int argc, char **argv)
