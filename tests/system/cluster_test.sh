@@ -126,7 +126,7 @@ t_delete() {
 		exits 3 hf volume show demo
 }
 fails_in_time() { # URI CALL: it connects, and the call ends with EIO
-	timeout 20 nbdsh -u "$1" -c "
+	NBDSH_LIMIT_S=20 nbdsh -u "$1" -c "
 try:
     $2
 except nbd.Error as error:
