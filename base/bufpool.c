@@ -15,7 +15,7 @@ static_assert((BLOCK_BYTES << (CLASSES - 1)) == BUFPOOL_BUF_BYTES_MAX, "classes 
 struct bufpool_class {
 	uint8_t *base;
 	size_t fresh_bytes; /* handed out from the front so far */
-	void *returned;	    /* stack */
+	void *returned;     /* stack */
 	size_t out_count;
 };
 
@@ -29,7 +29,7 @@ static unsigned class_of(size_t bytes)
 {
 	unsigned class = 0;
 	while (((size_t)BLOCK_BYTES << class) < bytes)
-		class++;
+		class ++;
 	return class;
 }
 

@@ -148,8 +148,8 @@ struct co *co_create(struct env *env, size_t stack_bytes)
 	co->env = env;
 	co->stack_bytes = ALIGN_UP(MAX(stack_bytes, STACK_BYTES_MIN), page_bytes);
 	co->map_bytes = co->stack_bytes + page_bytes;
-	void *map = mmap(NULL, co->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1,
-			 0);
+	void *map = mmap(NULL, co->map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK,
+			 -1, 0);
 	if (map == MAP_FAILED) {
 		free(co);
 		return NULL;

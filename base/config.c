@@ -105,9 +105,10 @@ static int check_all(const struct config_load *load, struct err *err)
 		else if (option->type == CONFIG_STRINGS)
 			empty = ((const struct config_strings *)field)->count == 0;
 		if (option->is_required && empty)
-			return err_set(err, -EINVAL,
-				       "%s is missing: give --%s, or the key '%s' in the config file",
-				       option->name, option->name, option->name);
+			return err_set(
+				err, -EINVAL,
+				"%s is missing: give --%s, or the key '%s' in the config file",
+				option->name, option->name, option->name);
 	}
 	return load->table->check ? load->table->check(load->config, err) : 0;
 }
@@ -197,7 +198,8 @@ static int scan_args(const struct config_load *load, int argc, char *const argv[
 		if (strcmp(flag.name, "version") == 0)
 			return CONFIG_VERSION;
 		bool is_config = strcmp(flag.name, "config") == 0;
-		const char *positive = strncmp(flag.name, "no-", 3) == 0 ? flag.name + 3 : flag.name;
+		const char *positive =
+			strncmp(flag.name, "no-", 3) == 0 ? flag.name + 3 : flag.name;
 		bool is_bool = option_is_bool(load, flag.name) || option_is_bool(load, positive);
 		if (is_config && *config_path)
 			return err_set(err, -EINVAL, "flag --config is given twice");
@@ -242,9 +244,8 @@ int config_load_text(const struct config_table *table, const char *file_name, co
 static const char *metavar_of(const struct config_option *option)
 {
 	static const char *const by_type[] = {
-		[CONFIG_STRING] = "TEXT",	[CONFIG_STRINGS] = "TEXT",
-		[CONFIG_BOOL] = "",		[CONFIG_UINT] = "NUMBER",
-		[CONFIG_SIZE] = "SIZE",		[CONFIG_DURATION] = "DURATION",
+		[CONFIG_STRING] = "TEXT", [CONFIG_STRINGS] = "TEXT", [CONFIG_BOOL] = "",
+		[CONFIG_UINT] = "NUMBER", [CONFIG_SIZE] = "SIZE",    [CONFIG_DURATION] = "DURATION",
 	};
 	return option->metavar ? option->metavar : by_type[option->type];
 }

@@ -17,16 +17,16 @@
 
 #include "base/err.h"
 
-#define CONFIG_OPTIONS_MAX 64
-#define CONFIG_LIST_MAX 64
+#define CONFIG_OPTIONS_MAX    64
+#define CONFIG_LIST_MAX       64
 #define CONFIG_FILE_BYTES_MAX ((size_t)1 << 20)
 
 enum config_type {
-	CONFIG_STRING,	 /* char *, owned by the struct; NULL when there is neither value nor default */
-	CONFIG_STRINGS,	 /* struct config_strings; a YAML sequence, a repeated flag */
-	CONFIG_BOOL,	 /* bool: true, false, yes, no, on, off */
-	CONFIG_UINT,	 /* uint64_t */
-	CONFIG_SIZE,	 /* uint64_t, bytes */
+	CONFIG_STRING, /* char *, owned by the struct; NULL when there is neither value nor default */
+	CONFIG_STRINGS,  /* struct config_strings; a YAML sequence, a repeated flag */
+	CONFIG_BOOL,     /* bool: true, false, yes, no, on, off */
+	CONFIG_UINT,     /* uint64_t */
+	CONFIG_SIZE,     /* uint64_t, bytes */
 	CONFIG_DURATION, /* uint64_t, ns */
 };
 
@@ -38,13 +38,13 @@ struct config_strings {
 struct config_option {
 	const char *name; /* "cache-size": the file's key, and --cache-size */
 	enum config_type type;
-	size_t offset;	       /* of the field in the role's struct */
-	const char *initial;   /* the default, as text; NULL: zero, empty */
-	uint64_t min;	       /* numbers */
-	uint64_t max;	       /* numbers (0: no limit); strings: bytes (0: 4095) */
-	bool is_required;      /* must be given and not empty */
-	const char *metavar;   /* "BYTES", for the help text; NULL: by type */
-	const char *help;      /* one sentence without a stop at its end */
+	size_t offset;       /* of the field in the role's struct */
+	const char *initial; /* the default, as text; NULL: zero, empty */
+	uint64_t min;        /* numbers */
+	uint64_t max;        /* numbers (0: no limit); strings: bytes (0: 4095) */
+	bool is_required;    /* must be given and not empty */
+	const char *metavar; /* "BYTES", for the help text; NULL: by type */
+	const char *help;    /* one sentence without a stop at its end */
 };
 
 struct config_table {
@@ -57,7 +57,7 @@ struct config_table {
 };
 
 /* What config_load() returns besides 0 and -errno. */
-#define CONFIG_HELP 1	 /* --help was given */
+#define CONFIG_HELP    1 /* --help was given */
 #define CONFIG_VERSION 2 /* --version was given */
 
 /*

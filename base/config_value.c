@@ -22,7 +22,7 @@ static const struct unit size_units[] = {
 	{"Ti", 1ull << 40}, {"Gi", 1ull << 30}, {"Mi", 1ull << 20}, {"Ki", 1ull << 10}, {"", 1}};
 static const struct unit duration_units[] = {{"h", 3600000000000ull}, {"m", 60000000000ull},
 					     {"s", 1000000000ull},    {"ms", 1000000ull},
-					     {"us", 1000ull},	      {"ns", 1}};
+					     {"us", 1000ull},         {"ns", 1}};
 static const struct unit plain_units[] = {{"", 1}};
 
 static const struct unit *units_of(enum config_type type, size_t *ret_count)

@@ -51,8 +51,8 @@ static int reader_store(struct reader *r, int index)
 	const char *text = r->event.type == YAML_SCALAR_EVENT ? reader_scalar(r) : NULL;
 	int rc;
 	if (!text)
-		rc = err_set(r->err, -EINVAL, "%s takes plain text, not a mapping, a list or an alias",
-			     name);
+		rc = err_set(r->err, -EINVAL,
+			     "%s takes plain text, not a mapping, a list or an alias", name);
 	else if (!text[0] && r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE)
 		rc = err_set(r->err, -EINVAL, "%s has no value", name);
 	else

@@ -66,7 +66,8 @@ int cpu_list_parse(const char *text, struct cpu_list *ret, struct err *err)
 		if (*at++ != ',')
 			break;
 	}
-	return err_set(err, -EINVAL, "'%.60s' is no list of processors, such as 0 or 0-3,8; numbers go up to %d",
+	return err_set(err, -EINVAL,
+		       "'%.60s' is no list of processors, such as 0 or 0-3,8; numbers go up to %d",
 		       text, CPU_NUMBER_MAX);
 }
 
@@ -80,8 +81,10 @@ const char *cpu_list_format(const struct cpu_list *list, char *buf, size_t buf_b
 		uint32_t last = cpu;
 		while (cpu_list_has(list, last + 1))
 			last++;
-		int n = last > cpu ? snprintf(buf + used, buf_bytes - used, "%s%u-%u", used ? "," : "", cpu, last)
-				   : snprintf(buf + used, buf_bytes - used, "%s%u", used ? "," : "", cpu);
+		int n = last > cpu ? snprintf(buf + used, buf_bytes - used, "%s%u-%u",
+					      used ? "," : "", cpu, last)
+				   : snprintf(buf + used, buf_bytes - used, "%s%u", used ? "," : "",
+					      cpu);
 		if (n < 0 || (size_t)n >= buf_bytes - used) {
 			buf[used] = '\0'; /* half a number would be another processor */
 			break;
@@ -105,7 +108,8 @@ int cpu_pin(const struct cpu_list *list, struct err *err)
 			CPU_SET_S(cpu, bytes, set);
 	int rc = sched_setaffinity(0, bytes, set) < 0 ? -errno : 0;
 	CPU_FREE(set);
-	return rc < 0 ? err_set(err, rc, "run on processors %s: %s", cpu_list_format(list, text, sizeof(text)),
+	return rc < 0 ? err_set(err, rc, "run on processors %s: %s",
+				cpu_list_format(list, text, sizeof(text)),
 				rc == -EINVAL ? "none of them is there and allowed" : strerror(-rc))
 		      : 0;
 }
@@ -235,7 +239,8 @@ int cpu_of_disk(const char *root, const char *path, uint32_t *ret_cpu)
 	snprintf(at, sizeof(at), "%.200s/proc/irq/%s/effective_affinity_list", root, irq);
 	struct cpu_list list;
 	struct err err = {0};
-	if (!line_read(at, line, sizeof(line)) || cpu_list_parse(line, &list, &err) < 0 || list.count != 1)
+	if (!line_read(at, line, sizeof(line)) || cpu_list_parse(line, &list, &err) < 0 ||
+	    list.count != 1)
 		return -ENOENT;
 	for (*ret_cpu = 0; !cpu_list_has(&list, *ret_cpu);)
 		++*ret_cpu;

@@ -24,15 +24,15 @@
 
 #include "base/loop_int.h"
 
-#define IOCB_COUNT 1024
+#define IOCB_COUNT  1024
 #define EVENT_BATCH 64
 
 struct aio {
 	io_context_t context;
 	int epoll_fd;
-	int event_fd; /* completions */
-	bool events_left; /* the last batch of completions was full */
-	struct list ready; /* net_op.link: to be tried */
+	int event_fd;            /* completions */
+	bool events_left;        /* the last batch of completions was full */
+	struct list ready;       /* net_op.link: to be tried */
 	struct list ios_waiting; /* env_io.link */
 	uint32_t free_count;
 	struct iocb *free_iocbs[IOCB_COUNT];
@@ -148,7 +148,9 @@ static int connect_try(struct net_op *op)
 		if (connect(fd, op->address, op->address_bytes) == 0)
 			return 0;
 		/* A unix socket's EAGAIN is a full backlog, of which no event tells the end. */
-		return errno == EINPROGRESS ? -EINPROGRESS : errno == EAGAIN ? -ECONNREFUSED : -errno;
+		return errno == EINPROGRESS ? -EINPROGRESS
+		       : errno == EAGAIN    ? -ECONNREFUSED
+					    : -errno;
 	}
 	int code = 0;
 	socklen_t code_bytes = sizeof(code);
@@ -297,8 +299,8 @@ static bool aio_submit_ios(struct aio *a)
 		struct env_io *ios[EVENT_BATCH];
 		long count = 0;
 		while (count < EVENT_BATCH && a->free_count > 0 && !list_empty(&a->ios_waiting)) {
-			ios[count] = CONTAINER_OF(list_pop_front(&a->ios_waiting), struct env_io,
-						  link);
+			ios[count] =
+				CONTAINER_OF(list_pop_front(&a->ios_waiting), struct env_io, link);
 			batch[count] = a->free_iocbs[--a->free_count];
 			iocb_prepare(a, batch[count], ios[count]);
 			count++;

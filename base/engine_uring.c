@@ -24,12 +24,12 @@
 
 #include "base/loop_int.h"
 
-#define SQ_ENTRIES 512
+#define SQ_ENTRIES      512
 #define CQ_ENTRIES      4096
-#define FILE_SLOTS 64
-#define BUF_SLOTS 64
+#define FILE_SLOTS      64
+#define BUF_SLOTS       64
 #define BUF_PIECE_BYTES ((size_t)1 << 30)
-#define TAG_IO 1u
+#define TAG_IO          1u
 
 struct buf_piece {
 	char *start;
@@ -43,7 +43,7 @@ struct uring {
 	bool bufs_registered;
 	bool file_used[FILE_SLOTS];
 	struct buf_piece bufs[BUF_SLOTS];
-	uint32_t buf_last; /* where the last match was */
+	uint32_t buf_last;       /* where the last match was */
 	struct list ops_waiting; /* net_op.link: no entry was free */
 	struct list ios_waiting; /* env_io.link */
 };
@@ -86,7 +86,8 @@ static int uring_create(struct loop *loop, struct err *err)
 	if ((u->ring.features & need) != need) {
 		io_uring_queue_exit(&u->ring);
 		free(u);
-		return err_set(err, -ENOTSUP, "io_uring of this kernel is too old (Linux 5.5 needed)");
+		return err_set(err, -ENOTSUP,
+			       "io_uring of this kernel is too old (Linux 5.5 needed)");
 	}
 	(void)io_uring_ring_dontfork(&u->ring);
 	u->files_registered = io_uring_register_files_sparse(&u->ring, FILE_SLOTS) == 0;
@@ -110,7 +111,8 @@ static void uring_enable(struct uring *u)
 	if (u->enabled)
 		return;
 	/* liburing 2.3 declares io_uring_enable_rings() and does not export it. */
-	if (syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
+	if (syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+		    0) < 0)
 		loop_die("io_uring_register", -errno);
 	u->enabled = true;
 }
@@ -280,8 +282,7 @@ static int buf_slot(struct uring *u, const struct iovec *iov)
 	for (uint32_t n = 0; n < BUF_SLOTS; n++) {
 		uint32_t i = (u->buf_last + n) % BUF_SLOTS;
 		const struct buf_piece *piece = &u->bufs[i];
-		if (piece->bytes == 0 || start < piece->start ||
-		    iov->iov_len > piece->bytes ||
+		if (piece->bytes == 0 || start < piece->start || iov->iov_len > piece->bytes ||
 		    (size_t)(start - piece->start) > piece->bytes - iov->iov_len)
 			continue;
 		u->buf_last = i;

@@ -32,21 +32,21 @@ struct env_timer {
 	uint64_t deadline_ns;
 	void (*fire)(struct env_timer *timer);
 	uint32_t heap_index; /* engine's; 0 means not armed */
-	uint64_t order;	     /* engine's; ties fire in arming order */
+	uint64_t order;      /* engine's; ties fire in arming order */
 };
 
 /* ---- disk ---- */
 
 enum env_io_op { ENV_IO_READ, ENV_IO_WRITE, ENV_IO_FLUSH };
-#define ENV_IO_DSYNC 1u /* WRITE is durable when done (RWF_DSYNC) */
+#define ENV_IO_DSYNC   1u /* WRITE is durable when done (RWF_DSYNC) */
 #define ENV_IO_IOV_MAX 64
 
 struct env_io {
 	enum env_io_op op;
 	uint32_t flags;
-	uint64_t offset_bytes;	 /* 4096-aligned */
+	uint64_t offset_bytes;   /* 4096-aligned */
 	const struct iovec *iov; /* 4096-aligned addresses and lengths; valid until done */
-	uint32_t iov_count;	 /* 1..ENV_IO_IOV_MAX; 0 for FLUSH */
+	uint32_t iov_count;      /* 1..ENV_IO_IOV_MAX; 0 for FLUSH */
 	/* status 0, or -errno. A short transfer is completed by the engine or reported as -EIO.
 	 * What reaches past the end of the disk is -EIO. */
 	void (*done)(struct env_io *io, int status);
@@ -59,13 +59,13 @@ struct env_io {
 };
 
 struct env_disk_info {
-	uint64_t size_bytes;	/* multiple of 4096, rounded down */
+	uint64_t size_bytes; /* multiple of 4096, rounded down */
 	bool is_block_device;
 	bool is_file_sparse_capable; /* a regular file: unwritten ranges cost metadata on first write */
 };
 
-#define ENV_DISK_RDONLY 1u	/* open for reading; takes a shared lock */
-#define ENV_DISK_CREATE 2u	/* regular file: create if absent, with create_bytes */
+#define ENV_DISK_RDONLY 1u /* open for reading; takes a shared lock */
+#define ENV_DISK_CREATE 2u /* regular file: create if absent, with create_bytes */
 
 /* ---- network ---- */
 
@@ -73,9 +73,9 @@ struct env_conn;
 struct env_listener;
 
 struct env_peer {
-	char text[108];	     /* "unix:pid=12,uid=0" or "tcp:127.0.0.1:4711" */
-	int64_t pid;	     /* -1 when unknown */
-	int64_t uid;	     /* -1 when unknown */
+	char text[108]; /* "unix:pid=12,uid=0" or "tcp:127.0.0.1:4711" */
+	int64_t pid;    /* -1 when unknown */
+	int64_t uid;    /* -1 when unknown */
 };
 
 struct env_recv {
@@ -88,7 +88,7 @@ struct env_recv {
 
 struct env_send {
 	const struct iovec *iov; /* any alignment; valid until done */
-	uint32_t iov_count;	 /* 1..ENV_IO_IOV_MAX */
+	uint32_t iov_count;      /* 1..ENV_IO_IOV_MAX */
 	/* 0 when all bytes were taken by the transport (not: received by the peer), or -errno;
 	 * after an error every later send fails too. */
 	void (*done)(struct env_send *send, int status);
@@ -220,9 +220,8 @@ static inline void env_disk_close(struct env *env, struct env_disk *disk, struct
  * A stale unix socket file that nobody listens on is replaced; sockets are created mode 0600.
  * -EADDRINUSE when it is taken.
  */
-static inline int env_listen(struct env *env, const char *address,
-			     const struct env_listener_cb *cb, struct env_listener **ret,
-			     struct err *err)
+static inline int env_listen(struct env *env, const char *address, const struct env_listener_cb *cb,
+			     struct env_listener **ret, struct err *err)
 {
 	return env->ops->listen(env, address, cb, ret, err);
 }

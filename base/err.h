@@ -11,7 +11,7 @@
 #include "base/types.h"
 
 struct err {
-	int code;	 /* 0 or -errno */
+	int code;       /* 0 or -errno */
 	char text[512]; /* one sentence, no newline; empty when code is 0 */
 };
 

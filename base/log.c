@@ -78,8 +78,7 @@ static size_t log_head(char *line, enum log_level level, const char *module, con
 	return MIN((size_t)n, (size_t)LINE_BYTES / 2 - 1);
 }
 
-void log_event(enum log_level level, const char *module, const char *event, const char *format,
-	       ...)
+void log_event(enum log_level level, const char *module, const char *event, const char *format, ...)
 {
 	if ((int)level > atomic_load_explicit(&level_max, memory_order_relaxed))
 		return;

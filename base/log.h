@@ -16,8 +16,8 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
  * One line to standard error (or to the sink). `event` is a stable snake_case word; `format`
  * gives "key=value key=value"; quote a value that may hold blanks with LOG_Q / log_quote().
  */
-void log_event(enum log_level level, const char *module, const char *event, const char *format,
-	       ...) PRINTF_LIKE(4, 5);
+void log_event(enum log_level level, const char *module, const char *event, const char *format, ...)
+	PRINTF_LIKE(4, 5);
 /* Quotes text for a value: 'it\'s'; control characters become \xNN. Returns buf. */
 const char *log_quote(const char *text, char *buf, size_t buf_bytes);
 void log_level_set(enum log_level level);

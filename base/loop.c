@@ -130,9 +130,8 @@ void loop_post(struct loop *loop, struct loop_msg *msg)
 	struct loop_msg *head = atomic_load_explicit(&loop->posted, memory_order_relaxed);
 	do {
 		msg->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&loop->posted, &head, msg,
-							memory_order_release,
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(
+		&loop->posted, &head, msg, memory_order_release, memory_order_relaxed));
 	if (head)
 		return; /* R3 */
 	static const uint64_t one = 1;
@@ -348,8 +347,8 @@ static int loop_create_with(const struct engine_ops *engine_ops, struct loop **r
 		loop_free(loop);
 		return rc;
 	}
-	loop->wake_op = (struct net_op){
-		.kind = NET_POLL_IN, .file = &loop->wake_file, .done = loop_woken};
+	loop->wake_op =
+		(struct net_op){.kind = NET_POLL_IN, .file = &loop->wake_file, .done = loop_woken};
 	net_op_submit(loop, &loop->wake_op);
 	loop->alarm_op = (struct net_op){
 		.kind = NET_POLL_IN, .file = &loop->alarm_file, .done = loop_alarmed};

@@ -14,8 +14,9 @@ static int parse_unix(const char *text, const char *path, struct net_address *re
 	if (length == 0)
 		return err_set(err, -EINVAL, "address '%s' has no path", text);
 	if (length >= sizeof(un.sun_path))
-		return err_set(err, -EINVAL, "address '%s': its path has %zu bytes, the limit is %zu",
-			       text, length, sizeof(un.sun_path) - 1);
+		return err_set(err, -EINVAL,
+			       "address '%s': its path has %zu bytes, the limit is %zu", text,
+			       length, sizeof(un.sun_path) - 1);
 	memcpy(un.sun_path, path, length + 1);
 	memset(&ret->storage, 0, sizeof(ret->storage));
 	memcpy(&ret->storage, &un, sizeof(un));
@@ -87,8 +88,8 @@ int net_address_parse(const char *text, struct net_address *ret, struct err *err
 	else if (strncmp(text, "tcp:", 4) == 0)
 		rc = parse_tcp(text, text + 4, &address, err);
 	else
-		rc = err_set(err, -EINVAL,
-			     "address '%s' starts with neither 'unix:' nor 'tcp:'", text);
+		rc = err_set(err, -EINVAL, "address '%s' starts with neither 'unix:' nor 'tcp:'",
+			     text);
 	if (rc == 0)
 		*ret = address;
 	return rc;

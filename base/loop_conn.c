@@ -19,7 +19,7 @@
 
 /* Laid over env_connect.engine. */
 struct connect_state {
-	struct defer defer; /* refused before the kernel saw it */
+	struct defer defer;    /* refused before the kernel saw it */
 	struct env_conn *conn; /* while the kernel has it */
 	int64_t status;
 } __attribute__((may_alias));
@@ -45,11 +45,11 @@ int conn_create(struct loop *loop, int fd, bool is_unix, struct env_conn **ret)
 	}
 	int one = 1;
 	if (!is_unix)
-		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* latency only */
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
+				 sizeof(one)); /* latency only */
 	conn->loop = loop;
 	conn->file.fd = fd;
-	conn->in_op = (struct net_op){
-		.kind = NET_RECV, .file = &conn->file, .done = conn_received};
+	conn->in_op = (struct net_op){.kind = NET_RECV, .file = &conn->file, .done = conn_received};
 	conn->out_op = (struct net_op){
 		.kind = NET_SEND, .file = &conn->file, .msg = &conn->msg, .done = conn_sent};
 	conn->defer.run = conn_settle;
@@ -251,7 +251,8 @@ static void connect_refused(struct defer *defer)
 {
 	struct connect_state *state = CONTAINER_OF(defer, struct connect_state, defer);
 	struct env_connect *connect =
-		(struct env_connect *)(void *)((char *)state - offsetof(struct env_connect, engine));
+		(struct env_connect *)(void *)((char *)state -
+					       offsetof(struct env_connect, engine));
 	int status = (int)state->status;
 	*state = (struct connect_state){0};
 	connect->done(connect, status, NULL);

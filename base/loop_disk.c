@@ -75,8 +75,8 @@ static int disk_create_file(const char *path, uint64_t create_bytes, struct err 
 	if (fd < 0 && errno == EEXIST)
 		return -EEXIST;
 	int rc = fd < 0 ? -errno : 0;
-	if (rc == 0 && (flock(fd, LOCK_EX | LOCK_NB) < 0 || ftruncate(fd, (off_t)create_bytes) < 0 ||
-			fsync(fd) < 0))
+	if (rc == 0 && (flock(fd, LOCK_EX | LOCK_NB) < 0 ||
+			ftruncate(fd, (off_t)create_bytes) < 0 || fsync(fd) < 0))
 		rc = -errno;
 	if (rc == 0)
 		rc = disk_sync_parent(path);
@@ -113,12 +113,13 @@ static int disk_measure(int fd, const char *path, struct env_disk_info *ret, str
 	size_bytes = (uint64_t)st.st_size;
 	if (S_ISBLK(st.st_mode)) {
 		int sector_bytes = 0;
-		if (ioctl(fd, BLKGETSIZE64, &size_bytes) < 0 || ioctl(fd, BLKSSZGET, &sector_bytes) < 0)
+		if (ioctl(fd, BLKGETSIZE64, &size_bytes) < 0 ||
+		    ioctl(fd, BLKSSZGET, &sector_bytes) < 0)
 			return err_set(err, -errno, "disk '%s': size: %s", path, strerror(errno));
 		if (sector_bytes > (int)BLOCK_BYTES)
 			return err_set(err, -ENOTSUP,
-				       "disk '%s': its sectors have %d bytes, the limit is %u", path,
-				       sector_bytes, BLOCK_BYTES);
+				       "disk '%s': its sectors have %d bytes, the limit is %u",
+				       path, sector_bytes, BLOCK_BYTES);
 	}
 	if (size_bytes < BLOCK_BYTES)
 		return err_set(err, -EINVAL, "disk '%s': %llu bytes are less than one block of %u",

@@ -16,11 +16,11 @@
 #include "base/loop.h"
 #include "base/timer_heap.h"
 
-#define LOOP_BATCH 64	      /* callbacks of one kind per turn */
+#define LOOP_BATCH 64 /* callbacks of one kind per turn */
 /* Disk operations, or sends of one connection, that are not left waiting for the end of the turn:
  * the disk and the peer need not idle while a turn works through all that came at once. */
 #define LOOP_EAGER         8
-#define CONN_GATHER_IOV 128   /* iovecs of one sendmsg */
+#define CONN_GATHER_IOV    128 /* iovecs of one sendmsg */
 #define ADDRESS_TEXT_BYTES 128
 
 /* ---- work for the next turn ---- */
@@ -50,15 +50,15 @@ struct net_file {
 struct net_op {
 	enum net_kind kind;
 	struct net_file *file;
-	void *buf;	     /* RECV */
-	size_t buf_bytes;    /* RECV */
-	struct msghdr *msg;  /* SEND */
+	void *buf;                      /* RECV */
+	size_t buf_bytes;               /* RECV */
+	struct msghdr *msg;             /* SEND */
 	const struct sockaddr *address; /* CONNECT */
 	socklen_t address_bytes;
 	void (*done)(struct net_op *op, int result); /* may free op and file */
 	/* engine's */
 	struct list link;
-	bool active;	/* from op_submit() until just before done() */
+	bool active;    /* from op_submit() until just before done() */
 	bool submitted; /* the kernel has it */
 	bool cancel;
 };
@@ -111,14 +111,14 @@ struct loop {
 	void *engine;
 	struct timer_heap timers;
 	struct list deferred;
-	struct list sends;     /* env_conn.send_link: have something to send */
-	struct list listeners; /* env_listener.link, closing ones too */
+	struct list sends;                 /* env_conn.send_link: have something to send */
+	struct list listeners;             /* env_listener.link, closing ones too */
 	_Atomic(struct loop_msg *) posted; /* newest first */
 	struct net_file wake_file;
 	struct net_op wake_op;
 	struct net_file alarm_file; /* timerfd, goes off at alarm_ns */
 	struct net_op alarm_op;
-	uint64_t alarm_ns; /* 0: not set */
+	uint64_t alarm_ns;           /* 0: not set */
 	struct net_file signal_file; /* fd -1 without loop_signals() */
 	struct net_op signal_op;
 	void (*on_signal)(void *ctx, int signo);

@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "base/loop_int.h"
 
-#define BACKLOG 128
+#define BACKLOG         128
 #define ACCEPT_PAUSE_NS 100000000u
 
 struct env_listener {
@@ -58,7 +58,7 @@ static int listener_bind(int fd, const struct net_address *address)
 	const struct sockaddr *name = (const struct sockaddr *)&address->storage;
 	if (!address->is_unix)
 		(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)); /* bind tells */
-	else if (fchmod(fd, 0600) < 0) /* R1 */
+	else if (fchmod(fd, 0600) < 0)                                             /* R1 */
 		return -errno;
 	if (bind(fd, name, address->bytes) == 0)
 		return 0;
@@ -245,8 +245,7 @@ void net_listener_close(struct env_listener *listener)
 
 void listeners_free(struct loop *loop)
 {
-	list_for_each_safe(pos, &loop->listeners)
-	{
+	list_for_each_safe (pos, &loop->listeners) {
 		struct env_listener *listener = CONTAINER_OF(pos, struct env_listener, link);
 		assert(listener->closing);
 		list_remove(&listener->op.link);

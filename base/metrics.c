@@ -96,8 +96,7 @@ static char *labels_format(const struct metric_label *labels, size_t label_count
 static struct metric_family *family_get(struct metrics *metrics, const struct metric_desc *desc)
 {
 	struct list *before = &metrics->families;
-	list_for_each(pos, &metrics->families)
-	{
+	list_for_each (pos, &metrics->families) {
 		struct metric_family *family = CONTAINER_OF(pos, struct metric_family, link);
 		int order = strcmp(desc->name, family->desc->name);
 		if (order == 0) {
@@ -135,8 +134,7 @@ static int add_locked(struct metrics *metrics, struct metric *metric,
 	struct metric_family *family = family_get(metrics, desc);
 	if (!family)
 		return -ENOMEM;
-	list_for_each(pos, &family->members)
-	{
+	list_for_each (pos, &family->members) {
 		if (strcmp(CONTAINER_OF(pos, struct metric, link)->labels, labels) == 0)
 			return -EEXIST;
 	}
@@ -209,7 +207,8 @@ static void print_value(const struct metric_desc *desc, uint64_t value, FILE *ou
 }
 
 /* name, suffix and label set; extra is one more label, or "". */
-static void print_name(const struct metric *metric, const char *suffix, const char *extra, FILE *out)
+static void print_name(const struct metric *metric, const char *suffix, const char *extra,
+		       FILE *out)
 {
 	fprintf(out, "%s%s", metric->family->desc->name, suffix);
 	if (metric->labels[0] || extra[0])
@@ -247,8 +246,7 @@ static void print_family(const struct metric_family *family, FILE *out)
 	fprintf(out, "# HELP %s ", desc->name);
 	print_escaped(out, desc->help, false);
 	fprintf(out, "\n# TYPE %s %s\n", desc->name, types[desc->type]);
-	list_for_each(pos, &family->members)
-	{
+	list_for_each (pos, &family->members) {
 		const struct metric *metric = CONTAINER_OF(pos, struct metric, link);
 		if (desc->type == METRIC_HISTOGRAM) {
 			print_histogram(metric, out);
@@ -262,7 +260,7 @@ static void print_family(const struct metric_family *family, FILE *out)
 void metrics_print(struct metrics *metrics, FILE *out)
 {
 	pthread_mutex_lock(&metrics->mutex);
-	list_for_each(pos, &metrics->families)
+	list_for_each (pos, &metrics->families)
 		print_family(CONTAINER_OF(pos, struct metric_family, link), out);
 	pthread_mutex_unlock(&metrics->mutex);
 }

@@ -16,7 +16,7 @@
 #include "base/list.h"
 
 #define METRICS_SERIES_MAX 20000u /* label sets of one registry */
-#define METRIC_BUCKETS 26	  /* 1 us * 2^0 .. 2^25 (33.5 s), or 1 * 2^0 .. 2^25; then +Inf */
+#define METRIC_BUCKETS     26     /* 1 us * 2^0 .. 2^25 (33.5 s), or 1 * 2^0 .. 2^25; then +Inf */
 
 enum metric_type { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 
@@ -38,7 +38,7 @@ struct metric_family;
 
 /* Zero before use; the owner keeps it alive until metric_remove(). */
 struct metric {
-	_Atomic uint64_t value; /* COUNTER; GAUGE as int64_t; HISTOGRAM: sum */
+	_Atomic uint64_t value;    /* COUNTER; GAUGE as int64_t; HISTOGRAM: sum */
 	_Atomic uint64_t *buckets; /* HISTOGRAM: METRIC_BUCKETS + 1 counts; else NULL */
 	struct metrics *metrics;
 	struct metric_family *family;

@@ -18,8 +18,8 @@
 #include "base/loop_int.h"
 #include "base/metrics.h"
 
-#define CONNECTIONS_MAX 16
-#define SILENCE_MAX_S 10
+#define CONNECTIONS_MAX         16
+#define SILENCE_MAX_S           10
 #define CONNECTION_MEMORY_BYTES ((size_t)16 << 10)
 
 struct metrics_server {
@@ -128,9 +128,10 @@ int metrics_server_start(const struct metrics_server_options *options, struct me
 	if (rc < 0)
 		return err_wrap(err, rc, "metrics");
 	if (!address_is_local(&address))
-		return err_set(err, -EINVAL,
-			       "metrics address '%s' is neither a unix socket nor a loopback address",
-			       options->address);
+		return err_set(
+			err, -EINVAL,
+			"metrics address '%s' is neither a unix socket nor a loopback address",
+			options->address);
 	int fd = net_listen_socket(&address);
 	if (fd < 0)
 		return err_set(err, fd, "metrics: listen on '%s': %s", options->address,

@@ -119,8 +119,7 @@ struct env_timer *timer_heap_first(const struct timer_heap *heap)
 	return heap->count > 0 ? heap->slots[1] : NULL;
 }
 
-struct env_timer *timer_heap_pop_due(struct timer_heap *heap, uint64_t now_ns,
-				     uint64_t order_limit)
+struct env_timer *timer_heap_pop_due(struct timer_heap *heap, uint64_t now_ns, uint64_t order_limit)
 {
 	struct env_timer *timer = timer_heap_first(heap);
 	if (!timer || timer->deadline_ns > now_ns || timer->order >= order_limit)

@@ -73,20 +73,20 @@ void uuid_format(const struct uuid *uuid, char text[UUID_TEXT_BYTES]);
 /* 0, or -EINVAL when text is not the 36-character form. */
 int uuid_parse(const char *text, struct uuid *ret);
 
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define DIV_UP(a, b) (((a) + (b) - 1) / (b))
-#define ALIGN_UP(a, b) (DIV_UP(a, b) * (b))
+#define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
+#define CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+#define MIN(a, b)                       ((a) < (b) ? (a) : (b))
+#define MAX(a, b)                       ((a) > (b) ? (a) : (b))
+#define DIV_UP(a, b)                    (((a) + (b)-1) / (b))
+#define ALIGN_UP(a, b)                  (DIV_UP(a, b) * (b))
 
 /* CLEANUP(fn) T *p: fn(&p) runs when p leaves scope. take(p) hands p over and clears it. */
 #define CLEANUP(fn) __attribute__((cleanup(fn)))
-#define take(p)                                                                                    \
-	({                                                                                         \
-		__typeof__(p) take_tmp_ = (p);                                                     \
-		(p) = NULL;                                                                        \
-		take_tmp_;                                                                         \
+#define take(p)                                \
+	({                                     \
+		__typeof__(p) take_tmp_ = (p); \
+		(p) = NULL;                    \
+		take_tmp_;                     \
 	})
 
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))

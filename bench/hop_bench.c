@@ -17,8 +17,8 @@
 #include <unistd.h>
 
 #define REQUEST_BYTES 4096
-#define ANSWER_BYTES 64
-#define ROUNDS_MAX 100000
+#define ANSWER_BYTES  64
+#define ROUNDS_MAX    100000
 
 static uint64_t now_ns(void)
 {
@@ -65,7 +65,8 @@ int main(int argc, char **argv)
 	long pause_us = argc > 2 ? atol(argv[2]) : 100;
 	int fds[2];
 	if (rounds < 1 || rounds > ROUNDS_MAX || pause_us < 0 || pause_us > 999999) {
-		fprintf(stderr, "usage: hop_bench [ROUNDS (1..%d) [PAUSE_US (0..999999)]]\n", ROUNDS_MAX);
+		fprintf(stderr, "usage: hop_bench [ROUNDS (1..%d) [PAUSE_US (0..999999)]]\n",
+			ROUNDS_MAX);
 		return 2;
 	}
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0) {

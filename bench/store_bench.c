@@ -24,7 +24,7 @@
 #include "base/version.h"
 #include "store/store.h"
 
-#define DEPTH_MAX 32u
+#define DEPTH_MAX  32u
 #define ROUNDS_MAX 16
 
 struct bench;
@@ -112,16 +112,17 @@ static void store_submit(struct slot *slot)
 	struct bench *b = slot->bench;
 	slot->append = (struct store_append){
 		.op.done = append_done,
-		.entry = {
-			.epoch = 1,
-			.seq = ++b->seq,
-			.prev_hash = b->hash,
-			.commit_seq = b->acked,
-			.op = LOG_WRITE,
-			.address_blocks = next_random(b) % b->volume_blocks,
-			.length_blocks = 1,
-			.crc32c = &slot->crc,
-		},
+		.entry =
+			{
+				.epoch = 1,
+				.seq = ++b->seq,
+				.prev_hash = b->hash,
+				.commit_seq = b->acked,
+				.op = LOG_WRITE,
+				.address_blocks = next_random(b) % b->volume_blocks,
+				.length_blocks = 1,
+				.crc32c = &slot->crc,
+			},
 		.iov = &slot->iov,
 		.iov_count = 1,
 	};
@@ -245,8 +246,8 @@ static void compare(struct bench *b, uint32_t depth, double seconds, int rounds)
 	double r = median(raw, rounds), d = median(dsync, rounds), s = median(store, rounds);
 	double batches = (double)(after.batches - before.batches);
 	double payload = (double)(after.payload_blocks - before.payload_blocks);
-	printf("%4u %12.0f %12.0f %12.0f %8.2f %8.2f %10.1f %10.2f %10.2f %6lu\n", depth, r, d, s, s / r,
-	       s / d, payload / batches, (double)(after.pieces - before.pieces) / batches,
+	printf("%4u %12.0f %12.0f %12.0f %8.2f %8.2f %10.1f %10.2f %10.2f %6lu\n", depth, r, d, s,
+	       s / r, s / d, payload / batches, (double)(after.pieces - before.pieces) / batches,
 	       (double)(after.blocks_written - before.blocks_written) / payload,
 	       after.checkpoints - before.checkpoints);
 	fflush(stdout);
@@ -255,8 +256,8 @@ static void compare(struct bench *b, uint32_t depth, double seconds, int rounds)
 /* What a write costs while chunks are many and writes between checkpoints few. */
 static void large(struct bench *b, double seconds, int rounds)
 {
-	printf("%10s %10s %12s %12s %12s %6s %10s\n", "writes", "per_second", "written/4k", "pages_w/4k",
-	       "pages_r/4k", "ckpts", "delta_KiB");
+	printf("%10s %10s %12s %12s %12s %6s %10s\n", "writes", "per_second", "written/4k",
+	       "pages_w/4k", "pages_r/4k", "ckpts", "delta_KiB");
 	for (int i = 0; i < rounds; i++) {
 		struct store_info before, after;
 		store_info(b->store, &before);
@@ -288,13 +289,16 @@ static bool raw_create(struct bench *b, const char *path)
 {
 	struct err err = {0};
 	char fill[700];
-	if (env_disk_open(b->env, path, ENV_DISK_CREATE, b->volume_blocks * BLOCK_BYTES, &b->raw, &err) < 0) {
+	if (env_disk_open(b->env, path, ENV_DISK_CREATE, b->volume_blocks * BLOCK_BYTES, &b->raw,
+			  &err) < 0) {
 		fprintf(stderr, "store_bench: %s\n", err_text(&err));
 		return false;
 	}
-	snprintf(fill, sizeof(fill), "dd if=/dev/zero of='%s' bs=1M count=%lu oflag=direct conv=notrunc 2>/dev/null",
+	snprintf(fill, sizeof(fill),
+		 "dd if=/dev/zero of='%s' bs=1M count=%lu oflag=direct conv=notrunc 2>/dev/null",
 		 path, b->volume_blocks / 256);
-	if (system(fill) != 0) /* written once, so that the file's metadata is not what is measured */
+	if (system(fill) !=
+	    0) /* written once, so that the file's metadata is not what is measured */
 		fprintf(stderr, "store_bench: could not fill %s\n", path);
 	return true;
 }
@@ -313,8 +317,8 @@ static void slots_fill(struct bench *b)
 
 static void measure(struct bench *b, double seconds, int rounds)
 {
-	printf("engine %s, build '%s', volume %lu MiB%s\n", loop_engine_name(b->loop), build_flags(),
-	       b->volume_blocks / 256, b->sparse ? ", sparse" : "");
+	printf("engine %s, build '%s', volume %lu MiB%s\n", loop_engine_name(b->loop),
+	       build_flags(), b->volume_blocks / 256, b->sparse ? ", sparse" : "");
 	if (b->sparse) {
 		large(b, seconds, rounds);
 		return;
@@ -342,7 +346,8 @@ static void place_near_disk(struct bench *b, const char *dir)
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
-		fprintf(stderr, "usage: store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB [sparse]]]]\n");
+		fprintf(stderr,
+			"usage: store_bench DIR [SECONDS [ROUNDS [VOLUME_MIB [sparse]]]]\n");
 		return 2;
 	}
 	static struct bench b;

@@ -28,8 +28,8 @@ enum cli_exit {
 enum cli_option_kind { CLI_FLAG, CLI_TEXT, CLI_TEXTS };
 
 struct cli_option {
-	const char *name;    /* "size": --size TEXT or --size=TEXT */
-	char letter;	     /* 'o': -o TEXT; 0: none */
+	const char *name; /* "size": --size TEXT or --size=TEXT */
+	char letter;      /* 'o': -o TEXT; 0: none */
 	enum cli_option_kind kind;
 	const char *metavar; /* "SIZE"; NULL for flags */
 	const char *help;
@@ -38,10 +38,10 @@ struct cli_option {
 struct cli;
 
 struct cli_verb {
-	const char *words;	  /* "volume create" */
-	const char *arguments;	  /* "NAME"; "" when none */
-	const char *help;	  /* one line */
-	const char *more;	  /* further lines of --help; may be NULL */
+	const char *words;                /* "volume create" */
+	const char *arguments;            /* "NAME"; "" when none */
+	const char *help;                 /* one line */
+	const char *more;                 /* further lines of --help; may be NULL */
 	const struct cli_option *options; /* ended by a NULL name; may be NULL */
 	uint32_t arguments_min;
 	uint32_t arguments_max;
@@ -53,9 +53,9 @@ extern const struct cli_verb cli_verbs[];
 
 enum cli_format { CLI_TABLE, CLI_WIDE, CLI_JSON };
 
-#define CLI_VALUES_MAX 64
+#define CLI_VALUES_MAX    64
 #define CLI_ARGUMENTS_MAX 8
-#define CLI_PATH_BYTES 96
+#define CLI_PATH_BYTES    96
 #define CLI_DIR_BYTES_MAX 80 /* of --dir: sockets live below it, and their paths are short */
 
 struct cli {

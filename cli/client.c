@@ -62,6 +62,7 @@ int cli_call_failed(struct cli *cli, const struct err *err)
 			 cli->dir, cli->dir, cli->dir);
 	else if (err->code == -ETIMEDOUT)
 		snprintf(next, sizeof(next),
-			 "It may still have been done: look with 'holdfast --dir %s status'.", cli->dir);
+			 "It may still have been done: look with 'holdfast --dir %s status'.",
+			 cli->dir);
 	return cli_fail_err(err, next);
 }

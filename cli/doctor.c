@@ -88,7 +88,8 @@ static void check_binary(struct cli *cli, struct finding *finding)
 		say(finding, VERDICT_BAD, "%.200s does not run", path);
 		remedy(finding, "Run it by hand with --version; build it anew with 'make all'.");
 	} else if (strncmp(line, expected, strlen(expected)) != 0) {
-		say(finding, VERDICT_WARN, "this is holdfast %s, but the daemon is %s", build_version(), line);
+		say(finding, VERDICT_WARN, "this is holdfast %s, but the daemon is %s",
+		    build_version(), line);
 		remedy(finding, "Build or install both together.");
 	} else {
 		say(finding, VERDICT_OK, "%s", line);
@@ -169,7 +170,8 @@ static void check_direct(struct cli *cli, struct finding *finding)
 		say(finding, VERDICT_OK, "4096-byte direct writes work in %s", dir);
 	} else {
 		say(finding, VERDICT_BAD, "direct I/O is refused in %s: %s", dir, strerror(errno));
-		remedy(finding, "Choose a --dir on a disk filesystem (ext4, xfs), or block devices.");
+		remedy(finding,
+		       "Choose a --dir on a disk filesystem (ext4, xfs), or block devices.");
 	}
 	free(block);
 	if (fd >= 0)
@@ -193,7 +195,8 @@ static void check_space(struct cli *cli, struct finding *finding)
 	say(finding, free_bytes < FREE_LOW_BYTES ? VERDICT_WARN : VERDICT_OK, "%s free in %s",
 	    size_format(free_bytes, text), dir);
 	if (free_bytes < FREE_LOW_BYTES)
-		remedy(finding, "Logs and metadata need space; new stores need their whole --size.");
+		remedy(finding,
+		       "Logs and metadata need space; new stores need their whole --size.");
 }
 
 static void check_processes(struct cli *cli, struct finding *finding)
@@ -216,7 +219,8 @@ static void check_processes(struct cli *cli, struct finding *finding)
 		say(finding, VERDICT_OK, "all %u run", count);
 	} else {
 		say(finding, VERDICT_BAD, "not running:%s", dead);
-		remedy(finding, "holdfast --dir %s up; why it ended: %s/NAME/log", cli->dir, cli->dir);
+		remedy(finding, "holdfast --dir %s up; why it ended: %s/NAME/log", cli->dir,
+		       cli->dir);
 	}
 }
 
@@ -240,8 +244,8 @@ static void status_judge(const Holdfast__V1__StatusReply *status, struct finding
 		different += version_differs(status->nodes[i]->version, list, sizeof(list),
 					     status->nodes[i]->name);
 	if (different) {
-		say(finding, VERDICT_WARN, "running daemons of another version than %s:%s", build_version(),
-		    list);
+		say(finding, VERDICT_WARN, "running daemons of another version than %s:%s",
+		    build_version(), list);
 		remedy(finding, "Restart them one by one (node stop, node start).");
 	} else if (status->n_warnings) {
 		say(finding, VERDICT_WARN, "the manager warns: %.200s", status->warnings[0]);
@@ -290,8 +294,8 @@ static const struct {
 	const char *name;
 	void (*check)(struct cli *cli, struct finding *finding);
 } checks[] = {
-	{"daemon", check_binary},     {"directory", check_dir},	    {"engine", check_engine},
-	{"direct-io", check_direct},  {"free-space", check_space},  {"clock", check_clock},
+	{"daemon", check_binary},       {"directory", check_dir},    {"engine", check_engine},
+	{"direct-io", check_direct},    {"free-space", check_space}, {"clock", check_clock},
 	{"processes", check_processes}, {"manager", check_manager},
 };
 
@@ -313,13 +317,15 @@ int verb_doctor(struct cli *cli)
 		struct finding finding = {0};
 		checks[i].check(cli, &finding);
 		worst = MAX(worst, finding.verdict);
-		json_array_append_new(items, json_pack("{ss ss ss ss}", "name", checks[i].name,
-						       "verdict", verdicts[finding.verdict], "found",
-						       finding.found, "remedy", finding.remedy));
+		json_array_append_new(items,
+				      json_pack("{ss ss ss ss}", "name", checks[i].name, "verdict",
+						verdicts[finding.verdict], "found", finding.found,
+						"remedy", finding.remedy));
 	}
 	json_incref(items);
 	(void)cli_print_items(cli, columns, items);
-	json_array_foreach(items, index, item) {
+	json_array_foreach(items, index, item)
+	{
 		const char *text = json_string_value(json_object_get(item, "remedy"));
 		if (cli->format != CLI_JSON && text && *text)
 			printf("%s: %s\n", json_string_value(json_object_get(item, "name")), text);

@@ -149,11 +149,12 @@ int local_daemon_path(char *path, size_t bytes, struct err *err)
 	path[n] = 0;
 	slash = strrchr(path, '/');
 	if (!slash || (size_t)(slash - path) + sizeof("/holdfastd") > bytes)
-		return err_set(err, -ENAMETOOLONG, "the path of this program is too long: %s", path);
+		return err_set(err, -ENAMETOOLONG, "the path of this program is too long: %s",
+			       path);
 	strcpy(slash, "/holdfastd");
 	if (access(path, X_OK) < 0)
-		return err_set(err, -errno, "the daemon is missing beside this program: %s: %s", path,
-			       strerror(errno));
+		return err_set(err, -errno, "the daemon is missing beside this program: %s: %s",
+			       path, strerror(errno));
 	return 0;
 }
 

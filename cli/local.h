@@ -17,11 +17,11 @@
 #include "base/loop.h"
 #include "cli/cli.h"
 
-#define LOCAL_MANAGER "manager"
-#define LOCAL_GATEWAY "g1"
-#define LOCAL_CONFIG "daemons.yaml" /* below the cluster's directory: options of every daemon */
+#define LOCAL_MANAGER    "manager"
+#define LOCAL_GATEWAY    "g1"
+#define LOCAL_CONFIG     "daemons.yaml" /* below the cluster's directory: options of every daemon */
 #define LOCAL_PATH_BYTES 192
-#define LOCAL_NODES_MAX 9u
+#define LOCAL_NODES_MAX  9u
 #define LOCAL_NAME_BYTES 16 /* "manager", "n1", "g1" */
 
 /* DIR/NAME/FILE; FILE may be empty. Returns path. */

@@ -11,7 +11,7 @@
 #include <time.h>
 
 #define COLUMNS_MAX 24
-#define CELL_BYTES 256
+#define CELL_BYTES  256
 
 const char *size_format(uint64_t bytes, char buf[32])
 {
@@ -26,7 +26,11 @@ const char *size_format(uint64_t bytes, char buf[32])
 	if (unit == 0 || value == (double)(uint64_t)value)
 		snprintf(buf, 32, "%.0f %s", value, units[unit]);
 	else
-		snprintf(buf, 32, "%.*f %s", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value, units[unit]);
+		snprintf(buf, 32, "%.*f %s",
+			 value < 9.995   ? 2
+			 : value < 99.95 ? 1
+					 : 0,
+			 value, units[unit]);
 	return buf;
 }
 
@@ -50,7 +54,8 @@ static void list_format(json_t *list, char buf[CELL_BYTES])
 	json_t *item;
 
 	buf[0] = 0;
-	json_array_foreach(list, index, item) {
+	json_array_foreach(list, index, item)
+	{
 		const char *text = json_string_value(item);
 		int n = snprintf(buf + used, CELL_BYTES - used, "%s%s", index ? ", " : "",
 				 text ? text : "?");
@@ -73,7 +78,8 @@ static void cell_format(const struct cli_column *column, json_t *item, char buf[
 	else if (json_is_array(value))
 		list_format(value, buf);
 	else if (json_is_integer(value) && column->kind == COLUMN_SIZE)
-		snprintf(buf, CELL_BYTES, "%s", size_format((uint64_t)json_integer_value(value), size));
+		snprintf(buf, CELL_BYTES, "%s",
+			 size_format((uint64_t)json_integer_value(value), size));
 	else if (json_is_integer(value) && column->kind == COLUMN_TIME)
 		time_format((uint64_t)json_integer_value(value), buf);
 	else if (json_is_integer(value))
@@ -88,7 +94,8 @@ static void row_print(FILE *out, const struct cli_column *const *columns, const 
 	char cell[CELL_BYTES];
 
 	for (uint32_t i = 0; i < count; i++) {
-		bool is_right = columns[i]->kind == COLUMN_NUMBER || columns[i]->kind == COLUMN_SIZE;
+		bool is_right =
+			columns[i]->kind == COLUMN_NUMBER || columns[i]->kind == COLUMN_SIZE;
 		if (item)
 			cell_format(columns[i], item, cell);
 		else
@@ -117,15 +124,15 @@ void table_print(FILE *out, const struct cli_column *columns, json_t *items, boo
 			continue;
 		shown[count] = columns;
 		widths[count] = (int)strlen(columns->title);
-		json_array_foreach(items, index, item) {
+		json_array_foreach(items, index, item)
+		{
 			cell_format(columns, item, cell);
 			widths[count] = MAX(widths[count], (int)strlen(cell));
 		}
 		count++;
 	}
 	row_print(out, shown, widths, count, NULL);
-	json_array_foreach(items, index, item)
-		row_print(out, shown, widths, count, item);
+	json_array_foreach(items, index, item) row_print(out, shown, widths, count, item);
 }
 
 int cli_print_json(json_t *object)

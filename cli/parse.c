@@ -20,7 +20,8 @@
 #include "base/config.h"
 
 static const struct cli_option options_global[] = {
-	{"dir", 0, CLI_TEXT, "DIR", "of the local cluster (default: $HOLDFAST_DIR, or /var/lib/holdfast)"},
+	{"dir", 0, CLI_TEXT, "DIR",
+	 "of the local cluster (default: $HOLDFAST_DIR, or /var/lib/holdfast)"},
 	{"manager", 0, CLI_TEXT, "ADDRESS", "of a manager: unix:/PATH or tcp:HOST:PORT"},
 	{"output", 'o', CLI_TEXT, "FORMAT", "json, wide, or table (the default)"},
 	{"timeout", 0, CLI_TEXT, "DURATION", "for one request (default: 30s)"},
@@ -30,7 +31,7 @@ static const struct cli_option options_global[] = {
 };
 
 #define DIR_DEFAULT "/var/lib/holdfast"
-#define NAMES_MAX 48
+#define NAMES_MAX   48
 
 /* ---- the nearest name ---- */
 
@@ -78,7 +79,8 @@ static const struct cli_option *option_in(const struct cli_option *options, cons
 {
 	for (; options && options->name; options++) {
 		if (letter ? options->letter == letter
-			   : strlen(options->name) == bytes && memcmp(options->name, name, bytes) == 0)
+			   : strlen(options->name) == bytes &&
+				     memcmp(options->name, name, bytes) == 0)
 			return options;
 	}
 	return NULL;
@@ -137,8 +139,7 @@ static int option_parse(struct cli *cli, int argc, char *const argv[], int *inde
 	const char *name = word + 2;
 	const char *equals = is_long ? strchr(name, '=') : NULL;
 	size_t bytes = equals ? (size_t)(equals - name) : strlen(name);
-	const struct cli_option *option =
-		option_find(cli, name, bytes, is_long ? 0 : word[1]);
+	const struct cli_option *option = option_find(cli, name, bytes, is_long ? 0 : word[1]);
 
 	if (!option)
 		return option_unknown(cli, word, err);
@@ -185,7 +186,8 @@ static int word_unknown(const char *group, const char *word, struct err *err)
 		if (group && !verb_in_group(v, group))
 			continue;
 		const char *from = group ? v->words + strlen(group) + 1 : v->words;
-		snprintf(firsts[count], sizeof(firsts[count]), "%.*s", (int)strcspn(from, " "), from);
+		snprintf(firsts[count], sizeof(firsts[count]), "%.*s", (int)strcspn(from, " "),
+			 from);
 		names[count] = firsts[count];
 		count++;
 	}
@@ -237,10 +239,11 @@ static int dir_apply(struct cli *cli, const char *dir, struct err *err)
 		return err_set(err, -EINVAL, "--dir is relative and the current directory is gone");
 	length = snprintf(cli->dir, sizeof(cli->dir), "%s%s%s", here, *here ? "/" : "", from);
 	if (length < 0 || length > CLI_DIR_BYTES_MAX)
-		return err_set(err, -EINVAL,
-			       "--dir is %d bytes long as an absolute path; at most %d are possible, "
-			       "because sockets are below it: %s",
-			       length, CLI_DIR_BYTES_MAX, dir);
+		return err_set(
+			err, -EINVAL,
+			"--dir is %d bytes long as an absolute path; at most %d are possible, "
+			"because sockets are below it: %s",
+			length, CLI_DIR_BYTES_MAX, dir);
 	while (length > 1 && cli->dir[length - 1] == '/')
 		cli->dir[--length] = 0;
 	return 0;
@@ -263,7 +266,8 @@ static int globals_apply(struct cli *cli, struct err *err)
 		return err_set(err, -EINVAL, "--output is '%s', not json, wide or table", format);
 	if (timeout && (config_parse_number(CONFIG_DURATION, timeout, &timeout_ns) < 0 ||
 			timeout_ns < 1000000 || timeout_ns > 3600000000000ull))
-		return err_set(err, -EINVAL, "--timeout is '%s', not a duration of 1ms to 1h", timeout);
+		return err_set(err, -EINVAL, "--timeout is '%s', not a duration of 1ms to 1h",
+			       timeout);
 	cli->timeout_ms = (uint32_t)(timeout_ns / 1000000);
 	if (!dir)
 		dir = getenv("HOLDFAST_DIR");
@@ -333,7 +337,8 @@ int cli_size(const struct cli *cli, const char *name, uint64_t fallback, uint64_
 
 	if (text && config_parse_number(CONFIG_SIZE, text, &value) < 0)
 		return err_set(err, -EINVAL,
-			       "--%s is '%s', not a size such as 1Gi, 512Mi or 1073741824", name, text);
+			       "--%s is '%s', not a size such as 1Gi, 512Mi or 1073741824", name,
+			       text);
 	*ret = value;
 	return 0;
 }
@@ -382,7 +387,8 @@ void cli_help(FILE *out, const char *group)
 	}
 	fprintf(out, "\nOptions of all verbs:\n");
 	options_print(out, options_global);
-	fprintf(out, "\nExit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout.\n");
+	fprintf(out,
+		"\nExit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 timeout.\n");
 }
 
 void cli_help_verb(FILE *out, const struct cli_verb *verb)

@@ -51,22 +51,14 @@ const struct cli_column columns_replica[] = {
 
 json_t *replica_json(const Holdfast__V1__ReplicaInfo *r)
 {
-	return json_pack("{ss ss ss ss ss sI sI sI sI sI sI sI sI ss sb}",
-		"volume", r->volume,
-		"node", r->node,
-		"state", r->state,
-		"replica_uuid", r->replica_uuid,
-		"store_uuid", r->store_uuid,
-		"epoch", (json_int_t)r->epoch,
-		"seq", (json_int_t)r->seq,
-		"commit_seq", (json_int_t)r->commit_seq,
-		"lag_entries", (json_int_t)r->lag_entries,
-		"resync_bytes", (json_int_t)r->resync_bytes,
-		"resync_chunks_done", (json_int_t)r->resync_chunks_done,
-		"resync_chunks_total", (json_int_t)r->resync_chunks_total,
-		"used", (json_int_t)r->used_bytes,
-		"note", r->note,
-		"voter", r->voter);
+	return json_pack("{ss ss ss ss ss sI sI sI sI sI sI sI sI ss sb}", "volume", r->volume,
+			 "node", r->node, "state", r->state, "replica_uuid", r->replica_uuid,
+			 "store_uuid", r->store_uuid, "epoch", (json_int_t)r->epoch, "seq",
+			 (json_int_t)r->seq, "commit_seq", (json_int_t)r->commit_seq, "lag_entries",
+			 (json_int_t)r->lag_entries, "resync_bytes", (json_int_t)r->resync_bytes,
+			 "resync_chunks_done", (json_int_t)r->resync_chunks_done,
+			 "resync_chunks_total", (json_int_t)r->resync_chunks_total, "used",
+			 (json_int_t)r->used_bytes, "note", r->note, "voter", r->voter);
 }
 
 json_t *export_json(const Holdfast__V1__ExportInfo *e)
@@ -77,11 +69,12 @@ json_t *export_json(const Holdfast__V1__ExportInfo *e)
 
 json_t *process_json(const Holdfast__V1__ProcessInfo *p)
 {
-	return json_pack("{ss ss sI ss ss ss ss sI ss sb ss ss}", "role", p->role, "name", p->name, "pid",
-			 (json_int_t)p->pid, "state", p->state, "admin_address", p->admin_address,
-			 "io_engine", p->io_engine, "version", p->version, "started_ms",
-			 (json_int_t)p->started_ms, "metrics_address", p->metrics_address,
-			 "insecure_tcp", p->insecure_tcp, "cpus", p->cpus, "cpu_latency", p->cpu_latency);
+	return json_pack("{ss ss sI ss ss ss ss sI ss sb ss ss}", "role", p->role, "name", p->name,
+			 "pid", (json_int_t)p->pid, "state", p->state, "admin_address",
+			 p->admin_address, "io_engine", p->io_engine, "version", p->version,
+			 "started_ms", (json_int_t)p->started_ms, "metrics_address",
+			 p->metrics_address, "insecure_tcp", p->insecure_tcp, "cpus", p->cpus,
+			 "cpu_latency", p->cpu_latency);
 }
 
 json_t *volume_json(const Holdfast__V1__VolumeInfo *v)
@@ -99,19 +92,11 @@ json_t *volume_json(const Holdfast__V1__VolumeInfo *v)
 		json_array_append_new(exports, export_json(v->exports[i]));
 	for (size_t i = 0; i < v->n_replica; i++)
 		json_array_append_new(replicas, replica_json(v->replica[i]));
-	return json_pack("{ss ss sI sI ss so sI ss sI so so so}",
-		"name", v->name,
-		"uuid", v->uuid,
-		"size", (json_int_t)v->size_bytes,
-		"replicas", (json_int_t)v->replicas,
-		"state", v->state,
-		"conditions", conditions,
-		"epoch", (json_int_t)v->epoch,
-		"gateway", v->gateway,
-		"created_ms", (json_int_t)v->created_ms,
-		"params", params,
-		"exports", exports,
-		"replica", replicas);
+	return json_pack("{ss ss sI sI ss so sI ss sI so so so}", "name", v->name, "uuid", v->uuid,
+			 "size", (json_int_t)v->size_bytes, "replicas", (json_int_t)v->replicas,
+			 "state", v->state, "conditions", conditions, "epoch", (json_int_t)v->epoch,
+			 "gateway", v->gateway, "created_ms", (json_int_t)v->created_ms, "params",
+			 params, "exports", exports, "replica", replicas);
 }
 
 json_t *store_json(const Holdfast__V1__StoreInfo *s, const char *node)
@@ -123,11 +108,11 @@ json_t *store_json(const Holdfast__V1__StoreInfo *s, const char *node)
 				    json_integer((json_int_t)s->counters[i]->value));
 	return json_pack("{ss ss ss ss ss ss sI sI sI sI sI sI so}", "node", node, "uuid", s->uuid,
 			 "path", s->path, "type", s->type, "state", s->state, "reason", s->reason,
-			 "capacity",
-			 (json_int_t)s->capacity_bytes, "used", (json_int_t)s->used_bytes,
-			 "reserved", (json_int_t)s->reserved_bytes, "replica_count",
-			 (json_int_t)s->replica_count, "incarnation", (json_int_t)s->incarnation,
-			 "root_generation", (json_int_t)s->root_generation, "counters", counters);
+			 "capacity", (json_int_t)s->capacity_bytes, "used",
+			 (json_int_t)s->used_bytes, "reserved", (json_int_t)s->reserved_bytes,
+			 "replica_count", (json_int_t)s->replica_count, "incarnation",
+			 (json_int_t)s->incarnation, "root_generation",
+			 (json_int_t)s->root_generation, "counters", counters);
 }
 
 json_t *node_json(const struct cli *cli, const Holdfast__V1__NodeInfo *n)
@@ -143,15 +128,14 @@ json_t *node_json(const struct cli *cli, const Holdfast__V1__NodeInfo *n)
 		capacity += (json_int_t)n->stores[i]->capacity_bytes;
 		used += (json_int_t)n->stores[i]->used_bytes;
 	}
-	return json_pack("{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI sb ss ss so}", "name", n->name,
-			 "pid", (json_int_t)pid, "state", is_gone ? "offline" : n->state, "uuid",
-			 n->uuid, "store_count", (json_int_t)n->n_stores, "capacity", capacity,
-			 "used", used, "cordoned", n->cordoned, "address", n->address,
-			 "admin_address", n->admin_address, "zone", n->zone, "rack", n->rack,
-			 "host", n->host, "io_engine", n->io_engine, "version", n->version,
-			 "last_seen_ms", (json_int_t)n->last_seen_ms, "insecure_tcp",
-			 n->insecure_tcp, "cpus", n->cpus, "cpu_latency", n->cpu_latency, "stores",
-			 stores);
+	return json_pack(
+		"{ss sI ss ss sI sI sI sb ss ss ss ss ss ss ss sI sb ss ss so}", "name", n->name,
+		"pid", (json_int_t)pid, "state", is_gone ? "offline" : n->state, "uuid", n->uuid,
+		"store_count", (json_int_t)n->n_stores, "capacity", capacity, "used", used,
+		"cordoned", n->cordoned, "address", n->address, "admin_address", n->admin_address,
+		"zone", n->zone, "rack", n->rack, "host", n->host, "io_engine", n->io_engine,
+		"version", n->version, "last_seen_ms", (json_int_t)n->last_seen_ms, "insecure_tcp",
+		n->insecure_tcp, "cpus", n->cpus, "cpu_latency", n->cpu_latency, "stores", stores);
 }
 
 /* ---- long forms ---- */
@@ -246,7 +230,8 @@ static json_t *status_json(const struct cli *cli, const Holdfast__V1__StatusRepl
 				   "used", (json_int_t)status->used_bytes);
 	size_t index;
 	json_t *process;
-	json_array_foreach(processes, index, process) {
+	json_array_foreach(processes, index, process)
+	{
 		const char *role = json_string_value(json_object_get(process, "role"));
 		if (role && !json_object_get(object, role))
 			json_object_set(object, role, process);
@@ -277,7 +262,8 @@ int status_print(struct cli *cli, const Holdfast__V1__StatusReply *status)
 	if (cli->format == CLI_JSON)
 		return cli_print_json(object);
 	printf("cluster %s: %s of %s used\n\n", status->cluster_uuid,
-	       size_format(status->used_bytes, used), size_format(status->capacity_bytes, capacity));
+	       size_format(status->used_bytes, used),
+	       size_format(status->capacity_bytes, capacity));
 	table_print(stdout, columns_process, json_object_get(object, "processes"), is_wide);
 	section_print(stdout, columns_node, json_object_get(object, "nodes"), is_wide);
 	section_print(stdout, columns_status_volume, json_object_get(object, "volumes"), is_wide);

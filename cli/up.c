@@ -24,9 +24,9 @@
 #include "store/store.h"
 
 #define NODES_DEFAULT 3
-#define SIZE_DEFAULT (4ull << 30)
-#define UP_MS 20000
-#define DOWN_MS 15000
+#define SIZE_DEFAULT  (4ull << 30)
+#define UP_MS         20000
+#define DOWN_MS       15000
 #define PROCESSES_MAX (LOCAL_NODES_MAX + 2)
 
 struct cluster {
@@ -73,7 +73,8 @@ static void existing_said(const struct cli *cli, uint64_t nodes, uint32_t there,
 	char wanted[32], found[32];
 
 	if (cli_value(cli, "nodes") && nodes != there)
-		fprintf(stderr, "The cluster in %s has %u nodes; it is kept, --nodes %llu is ignored.\n",
+		fprintf(stderr,
+			"The cluster in %s has %u nodes; it is kept, --nodes %llu is ignored.\n",
 			cli->dir, there, (unsigned long long)nodes);
 	if (cli_value(cli, "size") && size_there && size != size_there)
 		fprintf(stderr, "The stores in %s have %s; they are kept, --size %s is ignored.\n",
@@ -207,7 +208,8 @@ static const struct local_process *cluster_lag(struct cli *cli, const struct clu
 	const struct local_process *lag = NULL;
 	ProtobufCMessage *reply;
 
-	if (!local_pid(cli, LOCAL_MANAGER) || cli_call(cli, "Status", &request.base, &reply, NULL) < 0)
+	if (!local_pid(cli, LOCAL_MANAGER) ||
+	    cli_call(cli, "Status", &request.base, &reply, NULL) < 0)
 		return &cluster->processes[0];
 	for (uint32_t i = 0; i < cluster->process_count && !lag; i++)
 		if (!status_has(cli, (void *)reply, &cluster->processes[i]))
@@ -274,7 +276,8 @@ int verb_up(struct cli *cli)
 	int code;
 
 	if (cli->manager)
-		return cli_fail(CLI_USAGE, NULL, "up starts a local cluster; --manager names another");
+		return cli_fail(CLI_USAGE, NULL,
+				"up starts a local cluster; --manager names another");
 	if (cluster_plan(cli, &cluster, &err) < 0 || cluster_prepare(cli, &cluster, &err) < 0)
 		return cli_fail_err(&err, NULL);
 	code = cluster_wait(cli, &cluster, &status);
@@ -292,7 +295,8 @@ int verb_down(struct cli *cli)
 	struct err err = {0};
 
 	if (cli->manager)
-		return cli_fail(CLI_USAGE, NULL, "down stops a local cluster; --manager names another");
+		return cli_fail(CLI_USAGE, NULL,
+				"down stops a local cluster; --manager names another");
 	cluster_fill(&cluster);
 	while (cluster.process_count-- > 0) { /* gateway, nodes, manager */
 		const char *name = cluster.processes[cluster.process_count].name;

@@ -8,13 +8,14 @@
  */
 #include "cli/cli.h"
 
-#define OPTION_YES                                                                                 \
-	{                                                                                          \
-		"yes", 'y', CLI_FLAG, NULL, "do it; without it this verb only says what it would do"  \
+#define OPTION_YES                                                               \
+	{                                                                        \
+		"yes", 'y', CLI_FLAG, NULL,                                      \
+			"do it; without it this verb only says what it would do" \
 	}
-#define OPTION_END                                                                                 \
-	{                                                                                          \
-		0                                                                                  \
+#define OPTION_END \
+	{          \
+		0  \
 	}
 
 static const struct cli_option options_up[] = {
@@ -74,7 +75,8 @@ const struct cli_verb cli_verbs[] = {
 	{"up", "", "start a local cluster, or what is missing of it",
 	 "One manager, nodes with a store each, and a gateway, as background processes with their\n"
 	 "state, logs and pid files below --dir. Returns when all are ready. Repeating is "
-	 "harmless. Options of all of them, such as io-engine, cpus or cpu-latency, are taken from\n"
+	 "harmless. Options of all of them, such as io-engine, cpus or cpu-latency, are taken "
+	 "from\n"
 	 "daemons.yaml in --dir, if it is there, whenever one starts.",
 	 options_up, 0, 0, verb_up},
 	{"down", "", "stop the local cluster; nothing is lost", NULL, NULL, 0, 0, verb_down},

@@ -49,14 +49,16 @@ int verb_node_list(struct cli *cli)
 
 static void node_print(json_t *node)
 {
-	static const char *const keys[] = {"name", "state", "uuid", "address", "admin_address",
-					   "zone", "rack",  "host", "io_engine", "cpus", "cpu_latency", "version"};
+	static const char *const keys[] = {"name",          "state", "uuid",        "address",
+					   "admin_address", "zone",  "rack",        "host",
+					   "io_engine",     "cpus",  "cpu_latency", "version"};
 
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
 		const char *text = json_string_value(json_object_get(node, keys[i]));
 		printf("%-14s %s\n", keys[i], text && *text ? text : "-");
 	}
-	printf("%-14s %lld\n\n", "pid", (long long)json_integer_value(json_object_get(node, "pid")));
+	printf("%-14s %lld\n\n", "pid",
+	       (long long)json_integer_value(json_object_get(node, "pid")));
 	table_print(stdout, columns_store, json_object_get(node, "stores"), true);
 }
 
@@ -188,9 +190,12 @@ int verb_node_stop(struct cli *cli)
 int verb_events(struct cli *cli)
 {
 	static const struct cli_column columns[] = {
-		{"SEQ", "seq", COLUMN_NUMBER, false},	{"TIME", "time_ms", COLUMN_TIME, false},
-		{"LEVEL", "level", COLUMN_TEXT, false}, {"OBJECT", "object", COLUMN_TEXT, false},
-		{"KIND", "kind", COLUMN_TEXT, false},	{"TEXT", "text", COLUMN_TEXT, false},
+		{"SEQ", "seq", COLUMN_NUMBER, false},
+		{"TIME", "time_ms", COLUMN_TIME, false},
+		{"LEVEL", "level", COLUMN_TEXT, false},
+		{"OBJECT", "object", COLUMN_TEXT, false},
+		{"KIND", "kind", COLUMN_TEXT, false},
+		{"TEXT", "text", COLUMN_TEXT, false},
 		{0},
 	};
 	Holdfast__V1__EventsRequest request = HOLDFAST__V1__EVENTS_REQUEST__INIT;
@@ -210,11 +215,10 @@ int verb_events(struct cli *cli)
 	items = json_array();
 	for (size_t i = 0; i < events->n_events; i++) {
 		const Holdfast__V1__Event *e = events->events[i];
-		json_array_append_new(items, json_pack("{sI sI ss ss ss ss}", "seq",
-						       (json_int_t)e->seq, "time_ms",
-						       (json_int_t)e->time_ms, "level", e->level,
-						       "object", e->object, "kind", e->kind, "text",
-						       e->text));
+		json_array_append_new(
+			items, json_pack("{sI sI ss ss ss ss}", "seq", (json_int_t)e->seq,
+					 "time_ms", (json_int_t)e->time_ms, "level", e->level,
+					 "object", e->object, "kind", e->kind, "text", e->text));
 	}
 	rpc_message_free(reply);
 	return cli_print_items(cli, columns, items);

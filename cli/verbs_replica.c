@@ -49,11 +49,11 @@ struct verify {
 
 static void finding_take(struct verify *verify, const Holdfast__V1__VerifyFinding *finding)
 {
-	json_array_append_new(
-		verify->findings,
-		json_pack("{ss ss ss sI ss}", "volume", finding->volume, "node", finding->node,
-			  "replica_uuid", finding->replica_uuid, "offset",
-			  (json_int_t)finding->offset_bytes, "what", finding->what));
+	json_array_append_new(verify->findings,
+			      json_pack("{ss ss ss sI ss}", "volume", finding->volume, "node",
+					finding->node, "replica_uuid", finding->replica_uuid,
+					"offset", (json_int_t)finding->offset_bytes, "what",
+					finding->what));
 	if (verify->cli->format != CLI_JSON)
 		printf("volume %s node %s offset %llu: %s\n", finding->volume, finding->node,
 		       (unsigned long long)finding->offset_bytes, finding->what);

@@ -67,9 +67,8 @@ static int check_run(struct co *co, struct env *env, void *arg, struct err *err)
 {
 	struct check *check = arg;
 
-	return store_check(co, env, check->cli->arguments[0],
-			   cli_value(check->cli, "deep") != NULL, check_line, check,
-			   &check->finding_count, err);
+	return store_check(co, env, check->cli->arguments[0], cli_value(check->cli, "deep") != NULL,
+			   check_line, check, &check->finding_count, err);
 }
 
 int verb_store_check(struct cli *cli)
@@ -86,8 +85,8 @@ int verb_store_check(struct cli *cli)
 	}
 	if (cli->format == CLI_JSON) {
 		(void)cli_print_json(json_pack("{ss sb sI so}", "path", cli->arguments[0], "clean",
-					       rc == 0, "findings",
-					       (json_int_t)check.finding_count, "items", check.items));
+					       rc == 0, "findings", (json_int_t)check.finding_count,
+					       "items", check.items));
 	} else {
 		printf("%s: %s\n", cli->arguments[0], rc == 0 ? "clean" : "damaged");
 		json_decref(check.items);
@@ -117,7 +116,8 @@ int verb_store_dump(struct cli *cli)
 		return cli_fail_err(&err, NULL);
 	}
 	if (cli->format == CLI_JSON)
-		(void)cli_print_json(json_pack("{ss so}", "path", cli->arguments[0], "items", check.items));
+		(void)cli_print_json(
+			json_pack("{ss so}", "path", cli->arguments[0], "items", check.items));
 	else
 		json_decref(check.items);
 	return CLI_OK;
@@ -159,7 +159,8 @@ int verb_config_check(struct cli *cli)
 		return cli_fail_err(&errs[0], NULL);
 	}
 	if (!known)
-		return cli_fail(CLI_USAGE, NULL, "--role is '%s', not manager, node or gateway", only);
+		return cli_fail(CLI_USAGE, NULL, "--role is '%s', not manager, node or gateway",
+				only);
 	if (good)
 		return CLI_OK;
 	for (size_t i = 0; i < ARRAY_LEN(roles); i++)

@@ -64,7 +64,8 @@ static int params_parse(const struct cli *cli, char texts[][160], Holdfast__V1__
 	for (uint32_t i = 0; (text = cli_value_at(cli, "param", i)); i++) {
 		char *equals;
 		if (i == VOLUME_PARAMS_MAX)
-			return err_set(err, -EINVAL, "more than %d times --param", VOLUME_PARAMS_MAX);
+			return err_set(err, -EINVAL, "more than %d times --param",
+				       VOLUME_PARAMS_MAX);
 		if (strlen(text) >= sizeof(texts[i]))
 			return err_set(err, -EINVAL, "--param is longer than 159 bytes: %s", text);
 		strcpy(texts[i], text);
@@ -89,7 +90,8 @@ static int create_request(const struct cli *cli, Holdfast__V1__VolumeCreateReque
 	if (rc == 0)
 		rc = cli_size(cli, "size", 0, &size_bytes, err);
 	if (rc == 0 && !cli_value(cli, "size"))
-		rc = err_set(err, -EINVAL, "--size is missing: holdfast volume create %s --size 1Gi",
+		rc = err_set(err, -EINVAL,
+			     "--size is missing: holdfast volume create %s --size 1Gi",
 			     cli->arguments[0]);
 	if (rc == 0)
 		rc = cli_number(cli, "replicas", VOLUME_RF_MAX, &replicas, err);
@@ -162,7 +164,8 @@ int verb_volume_resize(struct cli *cli)
 	struct err err = {0};
 
 	request.name = (char *)cli->arguments[0];
-	if (name_argument(cli, &err) < 0 || cli_size(cli, "size", 0, &request.size_bytes, &err) < 0 ||
+	if (name_argument(cli, &err) < 0 ||
+	    cli_size(cli, "size", 0, &request.size_bytes, &err) < 0 ||
 	    (!cli_value(cli, "size") && err_set(&err, -EINVAL, "--size is missing")) ||
 	    volume_size_check(request.size_bytes, &err) < 0)
 		return cli_fail_err(&err, NULL);

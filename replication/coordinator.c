@@ -112,7 +112,8 @@ static void quorum_fire(struct env_timer *timer)
 	fail_list(&co->writes_waiting, -EIO);
 	fail_list(&co->reads_waiting, -EIO);
 	lease_waiting_fail(co, -EIO);
-	fail_in_flight(co, -EIO); /* their outcome is unknown; a returning quorum may still commit them */
+	fail_in_flight(
+		co, -EIO); /* their outcome is unknown; a returning quorum may still commit them */
 	fail_list(&co->flushes, -EIO);
 	coordinator_quorum_timer(co);
 }
@@ -140,7 +141,8 @@ void coordinator_quorum_check(struct coordinator *co)
 /* ---- requests ---- */
 
 static void retry_list(struct coordinator *co, struct list *waiting,
-		       bool (*try)(struct coordinator *, struct coordinator_request *), bool in_order)
+		       bool (*try)(struct coordinator *, struct coordinator_request *),
+		       bool in_order)
 {
 	struct list all;
 	list_init(&all);
@@ -281,7 +283,7 @@ struct coordinator *coordinator_create(struct env *env, struct peers *peers,
 	co->verify_chunk = UINT64_MAX;
 	struct list *lists[] = {&co->window_free,   &co->window_used, &co->writes_waiting,
 				&co->reads_waiting, &co->flushes,     &co->lease_waiting,
-				&co->read_free,	    &co->verifies};
+				&co->read_free,     &co->verifies};
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
 		list_init(lists[i]);
 	co->kick.fire = kick_fire;

@@ -25,11 +25,11 @@ struct coordinator;
 #define COORDINATOR_REPLICAS_MAX 8 /* voters (up to 5) and learners */
 
 enum replica_state {
-	REPLICA_DOWN,	  /* no connection */
-	REPLICA_PREPARING,/* connected, no promise yet */
-	REPLICA_SYNCING,  /* catching up: log stream, staged tail or shadow */
-	REPLICA_LIVE,	  /* in the stream; shown as primary (serves reads) or secondary */
-	REPLICA_LOST,	  /* may not count: store failed, blank, or positions went back */
+	REPLICA_DOWN,      /* no connection */
+	REPLICA_PREPARING, /* connected, no promise yet */
+	REPLICA_SYNCING,   /* catching up: log stream, staged tail or shadow */
+	REPLICA_LIVE,      /* in the stream; shown as primary (serves reads) or secondary */
+	REPLICA_LOST,      /* may not count: store failed, blank, or positions went back */
 };
 
 struct coordinator_member {
@@ -54,18 +54,19 @@ struct coordinator_volume {
 struct coordinator_meta {
 	/* epoch := a new, higher one with us as coordinator; *volume as recorded. done later on the loop:
 	 * 0 and epoch, or -errno (-EAGAIN: try again, -ESHUTDOWN: not ours any more). */
-	void (*acquire)(void *ctx, void (*done)(void *ctx2, int status, uint64_t epoch,
-					     const struct coordinator_volume *volume),
-		     void *ctx2);
+	void (*acquire)(void *ctx,
+			void (*done)(void *ctx2, int status, uint64_t epoch,
+				     const struct coordinator_volume *volume),
+			void *ctx2);
 	/* opened_epoch := epoch, if epoch is still the volume's. */
 	void (*opened)(void *ctx, uint64_t epoch, void (*done)(void *ctx2, int status), void *ctx2);
 	void *ctx;
 };
 
 struct coordinator_config {
-	uint32_t window_entries;      /* in flight or kept for laggards, default 1024 */
-	uint64_t window_bytes;	      /* default 64 MiB, lazily touched */
-	uint64_t linger_ns;	      /* PREPARE: wait for more than a quorum, default 250 ms */
+	uint32_t window_entries; /* in flight or kept for laggards, default 1024 */
+	uint64_t window_bytes;   /* default 64 MiB, lazily touched */
+	uint64_t linger_ns;      /* PREPARE: wait for more than a quorum, default 250 ms */
 	/* State for people: opened, lost quorum, replica transitions. May be NULL. */
 	void (*event)(void *ctx, const char *event, const char *text);
 	/* C4 happened, or the open failed for good: the caller shuts it down. */
@@ -90,10 +91,10 @@ void coordinator_idle(struct coordinator *coordinator);
 enum coordinator_op {
 	COORDINATOR_READ,
 	COORDINATOR_WRITE,
-	COORDINATOR_ZERO, /* discard, write-zeroes; any length */
-	COORDINATOR_FLUSH,/* completes when every write acknowledged or submitted before it is */
+	COORDINATOR_ZERO,  /* discard, write-zeroes; any length */
+	COORDINATOR_FLUSH, /* completes when every write acknowledged or submitted before it is */
 	COORDINATOR_EXTENTS,
-	COORDINATOR_RESIZE,/* address_blocks: the new size */
+	COORDINATOR_RESIZE, /* address_blocks: the new size */
 };
 
 struct coordinator_extent {
@@ -105,8 +106,8 @@ struct coordinator_extent {
 struct coordinator_request {
 	enum coordinator_op op;
 	uint64_t address_blocks;
-	uint64_t length_blocks;	  /* READ, WRITE: 1..256 */
-	const struct iovec *iov;  /* READ, WRITE: 4096-multiple pieces, any alignment */
+	uint64_t length_blocks;  /* READ, WRITE: 1..256 */
+	const struct iovec *iov; /* READ, WRITE: 4096-multiple pieces, any alignment */
 	uint32_t iov_count;
 	struct coordinator_extent *extents; /* EXTENTS: out */
 	uint32_t extents_max, extents_count;

@@ -8,12 +8,12 @@
 #include "replication/coordinator.h"
 #include "store/store.h"
 
-#define WINDOW_SEQ_MAP 4096u /* power of two, above any window_entries */
+#define WINDOW_SEQ_MAP     4096u /* power of two, above any window_entries */
 #define WINDOW_ENTRIES_MAX 2048u
-#define READ_SLOTS 128u
-#define COMMIT_IDLE_NS 5000000ull
-#define LEASE_POLL_NS 10000000ull
-#define SYNC_BATCH 16u /* entries read or staged at once by a resync */
+#define READ_SLOTS         128u
+#define COMMIT_IDLE_NS     5000000ull
+#define LEASE_POLL_NS      10000000ull
+#define SYNC_BATCH         16u /* entries read or staged at once by a resync */
 
 struct member;
 
@@ -53,17 +53,17 @@ struct member {
 	/* as of PROMISE, then followed */
 	uint64_t log_epoch, last_seq, last_hash, commit_seq, commit_hash, floor_seq;
 	bool suspect;
-	uint64_t suspect_after;    /* below last_seq: not its log but its map is damaged */
+	uint64_t suspect_after; /* below last_seq: not its log but its map is damaged */
 	uint64_t free_blocks, size_blocks;
-	uint64_t checkpoint_seq;   /* its K never falls below it; 0: not known yet */
-	uint64_t settled_seq;      /* what an earlier coordinator told it */
-	uint64_t acked_seq;	   /* stable there, in our epoch's log */
-	uint64_t acked_max;	   /* the highest ever: less on return means lost data */
+	uint64_t checkpoint_seq; /* its K never falls below it; 0: not known yet */
+	uint64_t settled_seq;    /* what an earlier coordinator told it */
+	uint64_t acked_seq;      /* stable there, in our epoch's log */
+	uint64_t acked_max;      /* the highest ever: less on return means lost data */
 	/* stream */
 	bool streaming, stream_shadow;
-	uint64_t next_seq;	   /* next entry to send */
-	uint64_t sent_seq;	   /* the highest that the pump sent into its log in this life */
-	uint64_t stop_seq;	   /* pump no further (shadow adoption) */
+	uint64_t next_seq; /* next entry to send */
+	uint64_t sent_seq; /* the highest that the pump sent into its log in this life */
+	uint64_t stop_seq; /* pump no further (shadow adoption) */
 	uint64_t inflight_bytes;
 	uint64_t shadow_acked;
 	/* prepare, resync */
@@ -77,10 +77,10 @@ struct member {
 		sync_timer; /* starts the coroutine on a turn of its own, and ends a wait of it */
 	bool sync_wanted, sync_waiting;
 	uint32_t life, sync_life; /* each connection and PREPARE is a new life; the coroutine's */
-	uint32_t sync_batch;	  /* halved while buffers are short */
-	uint32_t source_turn;	  /* the next attempt asks another source */
+	uint32_t sync_batch;      /* halved while buffers are short */
+	uint32_t source_turn;     /* the next attempt asks another source */
 	int retry_told;           /* the failure that people heard of */
-	bool refill;		  /* lost data: counts only after a full shadow (PROTO-9) */
+	bool refill;              /* lost data: counts only after a full shadow (PROTO-9) */
 	int stream_error;
 	struct sync_job *job; /* sync.c */
 	uint64_t resync_bytes, resync_chunks_done, resync_chunks_total, resync_bytes_last;
@@ -103,9 +103,9 @@ struct read_slot {
 	struct wire_read body;
 	struct coordinator_request *io;
 	struct member *member;
-	uint32_t tried;		  /* bit per member */
+	uint32_t tried;           /* bit per member */
 	uint32_t bad_member_bits; /* of these: their copy is bad */
-	uint64_t barrier_seq;	  /* the data may hold this write: answered when it is committed */
+	uint64_t barrier_seq;     /* the data may hold this write: answered when it is committed */
 	uint64_t sent_ns;
 };
 
@@ -137,7 +137,7 @@ struct coordinator {
 	uint64_t settled_seq; /* every voter's checkpoint_seq is at or above it (PROTO-16) */
 	struct member *open_source;
 	struct window_entry *window;
-	uint32_t window_fresh, window_count; /* slots ever used; configured number */
+	uint32_t window_fresh, window_count;  /* slots ever used; configured number */
 	struct list window_free, window_used; /* used: seq order */
 	struct window_entry *by_seq[WINDOW_SEQ_MAP];
 	struct bufpool *bufs;
@@ -145,13 +145,13 @@ struct coordinator {
 	struct list writes_waiting; /* requests: no slot, or not open */
 	struct list reads_waiting;  /* overlap, no slot, or no source */
 	struct list flushes;
-	struct list lease_waiting;  /* read slots whose data waits for a lease */
+	struct list lease_waiting; /* read slots whose data waits for a lease */
 	struct list read_free;
 	struct read_slot *read_slots;
 	uint32_t reads_out, requests_out;
 	struct member *reader; /* D4: whom reads are asked of */
 	struct repair_slot repairs[4];
-	struct env_timer kick;	    /* re-examines waiting lists */
+	struct env_timer kick; /* re-examines waiting lists */
 	struct env_timer commit_timer;
 	struct env_timer lease_timer;
 	struct env_timer quorum_timer;

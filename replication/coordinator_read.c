@@ -151,7 +151,7 @@ static void slot_answer(struct read_slot *slot)
 {
 	struct coordinator *co = slot->co;
 	bool committed = co->commit_seq >= slot->barrier_seq; /* D3 */
-	if (committed && lease_holds(co)) { /* D1 */
+	if (committed && lease_holds(co)) {                   /* D1 */
 		slot_finish(slot, 0);
 		return;
 	}
@@ -214,8 +214,8 @@ static void repair_done(struct peer_request *request, int status, const struct l
 	struct coordinator *co = slot->co;
 	if (status == 0) {
 		co->counters.repairs++;
-		coordinator_event(co, "repaired", "node=%s block=%lu",
-				  slot->member->info.node_name, slot->block);
+		coordinator_event(co, "repaired", "node=%s block=%lu", slot->member->info.node_name,
+				  slot->block);
 	}
 	bufpool_put(co->bufs, slot->buf, BLOCK_BYTES);
 	slot->buf = NULL;
@@ -363,7 +363,7 @@ static void slot_retry(struct read_slot *slot)
 		slot_finish(slot, -ESHUTDOWN);
 	} else if (slot->bad_member_bits != 0 && slot->bad_member_bits == slot->tried) {
 		slot_finish(slot, -EIO); /* D2 */
-	} else { /* nobody can be asked now: wait for a replica */
+	} else {                         /* nobody can be asked now: wait for a replica */
 		slot_wait(slot, 100000000ull);
 	}
 }
@@ -460,7 +460,8 @@ bool read_try(struct coordinator *co, struct coordinator_request *r)
 	struct member *m = pick_source(co, r, 0);
 	if (m == NULL || list_empty(&co->read_free))
 		return false;
-	struct read_slot *slot = CONTAINER_OF(list_pop_front(&co->read_free), struct read_slot, link);
+	struct read_slot *slot =
+		CONTAINER_OF(list_pop_front(&co->read_free), struct read_slot, link);
 	slot->io = r;
 	slot->tried = slot->bad_member_bits = 0;
 	co->reads_out++;

@@ -129,7 +129,8 @@ static void entry_fill(struct window_entry *e, const struct coordinator_request 
 		.length_blocks = request->op == COORDINATOR_RESIZE ? 0 : request->length_blocks,
 		.crc32c = e->crc32c,
 	};
-	uint32_t crc_count = request->op == COORDINATOR_WRITE ? (uint32_t)request->length_blocks : 0;
+	uint32_t crc_count =
+		request->op == COORDINATOR_WRITE ? (uint32_t)request->length_blocks : 0;
 	if (crc_count > 0)
 		copy_payload(e, request);
 	if (crc_count % 2 == 1)

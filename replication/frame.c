@@ -19,8 +19,8 @@
 
 #define FRAME_BYTES_MAX (sizeof(struct wire_header) + WIRE_BODY_BYTES_MAX + WIRE_PAYLOAD_BYTES_MAX)
 #define RECV_STEP_BYTES (256u * 1024u)
-#define BUFFER_BYTES ALIGN_UP(FRAME_BYTES_MAX + RECV_STEP_BYTES, BLOCK_BYTES)
-#define PONGS_MAX 4
+#define BUFFER_BYTES    ALIGN_UP(FRAME_BYTES_MAX + RECV_STEP_BYTES, BLOCK_BYTES)
+#define PONGS_MAX       4
 
 struct link {
 	struct env *env;
@@ -149,7 +149,8 @@ static void keepalive_fire(struct env_timer *timer)
 	uint64_t silence_ns = now_ns > since_ns ? now_ns - since_ns : 0;
 	if (silence_ns >= link->config.dead_ns && !link->paused) {
 		link_close(link, -ETIMEDOUT,
-			   link->heard_hello ? "nothing heard for too long" : "no handshake in time");
+			   link->heard_hello ? "nothing heard for too long"
+					     : "no handshake in time");
 		return;
 	}
 	if (silence_ns >= link->config.keepalive_ns)
@@ -188,7 +189,8 @@ static int accept_hello(struct link *link, const struct link_frame *frame)
 	if (le16_get(frame->header->type) != WIRE_HELLO || frame->body_bytes != sizeof(*hello) ||
 	    frame->payload_bytes != 0)
 		return -EPROTO;
-	if (le32_get(hello->version_min) > WIRE_VERSION || le32_get(hello->version_max) < WIRE_VERSION)
+	if (le32_get(hello->version_min) > WIRE_VERSION ||
+	    le32_get(hello->version_max) < WIRE_VERSION)
 		return -EPROTONOSUPPORT;
 	if (!uuid_equal(&hello->cluster_uuid, &link->config.hello.cluster_uuid))
 		return -EXDEV;
@@ -249,8 +251,8 @@ static bool take_frame(struct link *link)
 			   rc < 0 ? "a frame header is damaged" : "a frame is missing or repeated");
 		return false;
 	}
-	size_t frame_bytes = sizeof(*header) + le32_get(header->body_bytes) +
-			     le32_get(header->payload_bytes);
+	size_t frame_bytes =
+		sizeof(*header) + le32_get(header->body_bytes) + le32_get(header->payload_bytes);
 	if (have < frame_bytes)
 		return false;
 	const uint8_t *body = (const uint8_t *)(header + 1);
@@ -289,7 +291,8 @@ static void recv_done(struct env_recv *recv, ssize_t n)
 	if (link->closing)
 		return;
 	if (n <= 0) {
-		link_close(link, (int)n, n == 0 ? "the peer closed the connection" : "receive failed");
+		link_close(link, (int)n,
+			   n == 0 ? "the peer closed the connection" : "receive failed");
 		return;
 	}
 	link->last_heard_ns = env_now_ns(link->env);
@@ -345,8 +348,7 @@ static void send_hello(struct link *link)
 	link->config.hello.version_min = le32_make(WIRE_VERSION);
 	link->config.hello.version_max = le32_make(WIRE_VERSION);
 	link->hello_send.header = (struct wire_header){.type = le16_make(WIRE_HELLO)};
-	link->hello_send.iov[1] =
-		(struct iovec){&link->config.hello, sizeof(link->config.hello)};
+	link->hello_send.iov[1] = (struct iovec){&link->config.hello, sizeof(link->config.hello)};
 	link->hello_send.iov_count = 2;
 	link->hello_send.done = noop_send_done;
 	link_send(link, &link->hello_send);

@@ -19,7 +19,7 @@ struct link;
 
 struct link_frame {
 	const struct wire_header *header; /* valid during the call */
-	const void *body;		  /* 8-aligned, valid during the call */
+	const void *body;                 /* 8-aligned, valid during the call */
 	uint32_t body_bytes;
 	const void *payload; /* valid during the call; any alignment: copy what you keep */
 	uint32_t payload_bytes;
@@ -38,18 +38,18 @@ struct link_cb {
 };
 
 struct link_config {
-	struct wire_hello hello;     /* what we say; versions are filled in */
-	struct uuid expect_sender;   /* zero: anyone of the cluster */
-	uint64_t keepalive_ns;	     /* ping after this much silence; default 1 s */
-	uint64_t dead_ns;	     /* over after this much silence; default 5 s; also bounds the handshake */
+	struct wire_hello hello;   /* what we say; versions are filled in */
+	struct uuid expect_sender; /* zero: anyone of the cluster */
+	uint64_t keepalive_ns;     /* ping after this much silence; default 1 s */
+	uint64_t dead_ns; /* over after this much silence; default 5 s; also bounds the handshake */
 };
 
 /* A send slot, embedded in the owner's object. */
 struct link_send {
 	struct env_send send;
 	struct wire_header header; /* the owner sets type, session, request_id, status */
-	struct iovec iov[8];	   /* [0] the link's (header); [1] body (may be empty); [2..] payload */
-	uint32_t iov_count;	   /* >= 1 */
+	struct iovec iov[8]; /* [0] the link's (header); [1] body (may be empty); [2..] payload */
+	uint32_t iov_count;  /* >= 1 */
 	void (*done)(struct link_send *send, int status); /* may be NULL */
 };
 

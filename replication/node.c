@@ -260,13 +260,14 @@ static void accepted(void *ctx, struct env_conn *io, const struct env_peer *peer
 	conn->node = node;
 	memcpy(conn->peer_text, peer->text, sizeof(conn->peer_text));
 	struct link_config config = {
-		.hello = {
-			.credit_frames = le32_make(node->config.credit_frames),
-			.credit_bytes = le64_make(node->config.credit_bytes),
-			.cluster_uuid = node->config.cluster_uuid,
-			.sender_uuid = node->config.node_uuid,
-			.boot_id = le64_make(node->boot_id),
-		},
+		.hello =
+			{
+				.credit_frames = le32_make(node->config.credit_frames),
+				.credit_bytes = le64_make(node->config.credit_bytes),
+				.cluster_uuid = node->config.cluster_uuid,
+				.sender_uuid = node->config.node_uuid,
+				.boot_id = le64_make(node->boot_id),
+			},
 	};
 	memcpy(config.hello.name, node->config.name, sizeof(config.hello.name));
 	const struct link_cb cb = {conn_ready, conn_frame, conn_closed, conn};

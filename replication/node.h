@@ -29,10 +29,10 @@ struct node_config {
 	struct uuid cluster_uuid;
 	struct uuid node_uuid;
 	char name[64];
-	const char *listen; /* env address */
-	uint32_t connections_max; /* default 64 */
-	uint32_t credit_frames;	  /* per connection, default 1024 */
-	uint64_t credit_bytes;	  /* per connection, default 16 MiB */
+	const char *listen;         /* env address */
+	uint32_t connections_max;   /* default 64 */
+	uint32_t credit_frames;     /* per connection, default 1024 */
+	uint64_t credit_bytes;      /* per connection, default 16 MiB */
 	uint64_t payload_bytes_max; /* all connections together, default 64 MiB; lazily touched */
 };
 void node_config_default(struct node_config *config);

@@ -29,17 +29,19 @@ static void do_create(struct node_op *op, const struct link_frame *frame)
 		store = store_by_uuid(op->node, &create.target.store_uuid);
 	}
 	if (store == NULL) {
-		node_reply(op, WIRE_DONE, frame->body_bytes == sizeof(create) ? -ENOENT : -EINVAL, 0);
+		node_reply(op, WIRE_DONE, frame->body_bytes == sizeof(create) ? -ENOENT : -EINVAL,
+			   0);
 		return;
 	}
 	op->u.create = (struct store_create){
 		.op.done = create_done,
-		.spec = {
-			.volume_uuid = create.target.volume_uuid,
-			.replica_uuid = create.target.replica_uuid,
-			.shard = le32_get(create.target.shard),
-			.size_blocks = le64_get(create.size_blocks),
-		},
+		.spec =
+			{
+				.volume_uuid = create.target.volume_uuid,
+				.replica_uuid = create.target.replica_uuid,
+				.shard = le32_get(create.target.shard),
+				.size_blocks = le64_get(create.size_blocks),
+			},
 	};
 	store_replica_create(store, &op->u.create);
 }
@@ -95,12 +97,13 @@ static void list_one(void *ctx, struct store_replica *replica)
 	store_replica_info(replica, &info);
 	struct wire_replica_info *out = &walk->out[walk->count++];
 	*out = (struct wire_replica_info){
-		.target = {
-			.volume_uuid = info.spec.volume_uuid,
-			.replica_uuid = info.spec.replica_uuid,
-			.store_uuid = walk->store_uuid,
-			.shard = le32_make(info.spec.shard),
-		},
+		.target =
+			{
+				.volume_uuid = info.spec.volume_uuid,
+				.replica_uuid = info.spec.replica_uuid,
+				.store_uuid = walk->store_uuid,
+				.shard = le32_make(info.spec.shard),
+			},
 	};
 	node_position(replica, walk->store, &out->position);
 }
@@ -118,9 +121,9 @@ static void store_line(const struct store_info *info, struct wire_store_info *ou
 		.replica_count = le32_make(info->replica_count),
 	};
 	const uint64_t counters[12] = {
-		info->batches,	      info->batches_inline, info->records,     info->payload_blocks,
-		info->pieces,	      info->checkpoints,    info->blocks_written, info->reads,
-		info->read_blocks,    info->crc_errors,	    info->io_slow,     0,
+		info->batches,     info->batches_inline, info->records,        info->payload_blocks,
+		info->pieces,      info->checkpoints,    info->blocks_written, info->reads,
+		info->read_blocks, info->crc_errors,     info->io_slow,        0,
 	};
 	for (int i = 0; i < 12; i++)
 		out->counters[i] = le64_make(counters[i]);
@@ -138,8 +141,8 @@ static void do_list(struct node_op *op, const struct link_frame *frame)
 	memcpy(&list, frame->body, sizeof(list));
 	struct wire_listed *listed = (struct wire_listed *)op->body;
 	struct wire_store_info *stores = (struct wire_store_info *)(listed + 1);
-	uint32_t store_count = MIN(node->store_count,
-				   (NODE_REPLY_BODY_BYTES / 2) / (uint32_t)sizeof(*stores));
+	uint32_t store_count =
+		MIN(node->store_count, (NODE_REPLY_BODY_BYTES / 2) / (uint32_t)sizeof(*stores));
 	for (uint32_t i = 0; i < store_count; i++) {
 		struct store_info info;
 		store_info(node->stores[i], &info);

@@ -7,10 +7,10 @@
 #include "replication/frame.h"
 #include "replication/node.h"
 
-#define NODE_STORES_MAX 32u
+#define NODE_STORES_MAX            32u
 #define NODE_SESSIONS_PER_CONN_MAX 1024u
-#define NODE_REPLY_BODY_BYTES 4096u
-#define NODE_LEASE_TERM_NS 1000000000ull /* the longest read lease that is granted */
+#define NODE_REPLY_BODY_BYTES      4096u
+#define NODE_LEASE_TERM_NS         1000000000ull /* the longest read lease that is granted */
 
 struct node_conn;
 struct node_session;
@@ -24,8 +24,9 @@ struct node_replica {
 	struct uuid volume_uuid;
 	struct list sessions; /* struct node_session.replica_link */
 	uint64_t promising;   /* highest epoch asked for: sessions below it are fenced */
-	uint64_t lease_block_ns; /* no promise before: leases of ended connections and of an earlier boot */
-	bool lease_logged;    /* LEASE of this boot is durable */
+	uint64_t
+		lease_block_ns; /* no promise before: leases of ended connections and of an earlier boot */
+	bool lease_logged; /* LEASE of this boot is durable */
 	bool lease_none_tried;
 	struct store_lease lease_none; /* of a clean stop */
 	bool deleting;
@@ -37,20 +38,21 @@ struct node_session {
 	struct node_replica *nr;
 	uint32_t id;
 	uint64_t epoch;
-	bool fenced;		 /* a higher epoch was asked for, or the stream broke */
+	bool fenced;             /* a higher epoch was asked for, or the stream broke */
 	uint64_t lease_until_ns; /* when fenced: the last grant that covered it */
-	uint64_t last_seq;	 /* stable, to be acknowledged */
+	uint64_t last_seq;       /* stable, to be acknowledged */
 	uint64_t shadow_last_seq;
 	uint64_t acked_seq, acked_shadow_seq;
-	int stream_status;	 /* first append error */
+	int stream_status; /* first append error */
 	bool stream_status_told;
 	struct env_timer ack_timer;
-	struct link_send ack, fence_ack; /* the fence's own slot: it must never wait for an earlier ACK */
+	struct link_send ack,
+		fence_ack; /* the fence's own slot: it must never wait for an earlier ACK */
 	struct wire_ack ack_body, fence_ack_body;
 	bool ack_busy;
-	uint32_t ops;	  /* operations that refer to it */
+	uint32_t ops;     /* operations that refer to it */
 	uint32_t appends; /* of these, in the store */
-	bool dead;    /* the connection ended or it was replaced: freed when ops is 0 */
+	bool dead;        /* the connection ended or it was replaced: freed when ops is 0 */
 };
 
 struct node_conn {

@@ -531,8 +531,9 @@ static struct node_replica *leased_replica(struct node *node, struct store_repli
 {
 	struct store_replica_info info;
 	store_replica_info(replica, &info);
-	return info.lease_term_ns == 0 ? NULL
-				       : node_replica_find(node, &info.spec.volume_uuid, info.spec.shard);
+	return info.lease_term_ns == 0
+		       ? NULL
+		       : node_replica_find(node, &info.spec.volume_uuid, info.spec.shard);
 }
 
 static void lease_until(void *ctx, struct store_replica *replica)

@@ -19,8 +19,8 @@
 
 #include "base/log.h"
 
-#define PEERS_MAX 256u
-#define MS 1000000ull
+#define PEERS_MAX          256u
+#define MS                 1000000ull
 #define CONNECT_TIMEOUT_NS (3000 * MS)
 
 struct channel {
@@ -119,7 +119,8 @@ static void lease_done(struct peer_request *request, int status, const struct li
 static void lease_renew(struct peer *peer)
 {
 	struct peers *peers = peer->peers;
-	if (peers->config.control || peers->config.lease_term_ns == 0 || list_empty(&peer->sessions))
+	if (peers->config.control || peers->config.lease_term_ns == 0 ||
+	    list_empty(&peer->sessions))
 		return;
 	env_timer_after(peers->env, &peer->lease_timer, peers->config.lease_renew_ns);
 	if (peer->lease_busy || !peer->channels[0].ready)
@@ -347,8 +348,8 @@ static void channel_closed(void *ctx, int status, const char *reason)
 	peers->channels_alive--;
 	if (was_ready)
 		log_event(LOG_WARN, "repl", "node_lost", "address=%s kind=%u status=%s reason=%s",
-			  LOG_Q(peer->address), ch->kind,
-			  status == 0 ? "closed" : err_name(status), LOG_Q(reason));
+			  LOG_Q(peer->address), ch->kind, status == 0 ? "closed" : err_name(status),
+			  LOG_Q(reason));
 	if (ch->kind == WIRE_KIND_CLIENT)
 		peer->lease_until_ns = 0;
 	/* Users hear first that nothing can be sent, then that what they sent is void. */
@@ -372,14 +373,15 @@ static void connect_done(struct env_connect *connect, int status, struct env_con
 		return;
 	}
 	struct link_config config = {
-		.hello = {
-			.kind = le32_make(ch->kind),
-			.credit_frames = le32_make(65536),
-			.credit_bytes = le64_make(64ull << 20),
-			.cluster_uuid = peers->config.cluster_uuid,
-			.sender_uuid = peers->config.sender_uuid,
-			.boot_id = le64_make(peers->config.boot_id),
-		},
+		.hello =
+			{
+				.kind = le32_make(ch->kind),
+				.credit_frames = le32_make(65536),
+				.credit_bytes = le64_make(64ull << 20),
+				.cluster_uuid = peers->config.cluster_uuid,
+				.sender_uuid = peers->config.sender_uuid,
+				.boot_id = le64_make(peers->config.boot_id),
+			},
 		.expect_sender = peer->node_uuid,
 	};
 	memcpy(config.hello.name, peers->config.name, sizeof(config.hello.name));

@@ -18,10 +18,10 @@ struct peers_config {
 	struct uuid sender_uuid; /* of this process's host or instance */
 	char name[64];
 	uint64_t boot_id;
-	bool control;		   /* manager: only control connections */
+	bool control;              /* manager: only control connections */
 	uint64_t reconnect_min_ns; /* default 50 ms */
 	uint64_t reconnect_max_ns; /* default 1 s */
-	uint64_t lease_term_ns;	   /* default 1 s; 0: no leases */
+	uint64_t lease_term_ns;    /* default 1 s; 0: no leases */
 	uint64_t lease_renew_ns;   /* default 250 ms */
 };
 void peers_config_default(struct peers_config *config);
@@ -60,7 +60,8 @@ void peer_send(struct peer *peer, enum wire_kind kind, struct link_send *send);
 /* Tells a user of the peer (a coordinator's replica) about its connections and unsolicited frames. */
 struct peer_session {
 	uint32_t id; /* out: unique on the peer, goes into headers */
-	void (*up)(struct peer_session *session);   /* both connections are ready (also if already so) */
+	void (*up)(
+		struct peer_session *session); /* both connections are ready (also if already so) */
 	void (*down)(struct peer_session *session); /* one ended: everything sent is void */
 	void (*frame)(struct peer_session *session, const struct link_frame *frame); /* WIRE_ACK */
 	struct list link;

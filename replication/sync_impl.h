@@ -33,7 +33,7 @@ struct sync_job {
 	uint64_t cut;         /* T: the stream begins behind it */
 	uint64_t since;       /* chunks with a version above it are copied */
 	bool all;             /* Y6; since is 0 */
-	uint32_t copy_tries; /* since a chunk was copied */
+	uint32_t copy_tries;  /* since a chunk was copied */
 	struct {
 		uint32_t first, count;
 	} runs[STORE_CHUNK_BLOCKS / 2 + STORE_CHUNK_BLOCKS / SYNC_RUN_BLOCKS_MAX + 1];

@@ -86,8 +86,7 @@ static void verify_done(struct peer_request *request, int status, const struct l
 	const struct wire_data *data = frame != NULL ? frame->body : NULL;
 	uint32_t length = (uint32_t)le64_get(call->body.length_blocks);
 	if (status == 0 || status == -EBADMSG) {
-		if (data == NULL ||
-		    frame->body_bytes != ALIGN_UP(sizeof(*data) + length * 5, 8)) {
+		if (data == NULL || frame->body_bytes != ALIGN_UP(sizeof(*data) + length * 5, 8)) {
 			call->status = -EPROTO;
 		} else {
 			memcpy(call->crcs, data + 1, length * 4);

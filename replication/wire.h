@@ -14,45 +14,46 @@
 
 #include "base/types.h"
 
-#define WIRE_MAGIC 0x31524648u /* "HFR1" */
-#define WIRE_VERSION 1u
-#define WIRE_BODY_BYTES_MAX 16384u
+#define WIRE_MAGIC             0x31524648u /* "HFR1" */
+#define WIRE_VERSION           1u
+#define WIRE_BODY_BYTES_MAX    16384u
 #define WIRE_PAYLOAD_BYTES_MAX (1024u * 1024u)
 
 enum wire_type {
-	WIRE_HELLO = 1,	   /* first frame of both sides: struct wire_hello */
-	WIRE_PING = 2,	   /* any time; answered by WIRE_PONG with the same request_id */
+	WIRE_HELLO = 1, /* first frame of both sides: struct wire_hello */
+	WIRE_PING = 2,  /* any time; answered by WIRE_PONG with the same request_id */
 	WIRE_PONG = 3,
-	WIRE_ERROR = 4,	   /* the sender closes after this: body is a sentence */
+	WIRE_ERROR = 4, /* the sender closes after this: body is a sentence */
 
 	/* sessions: client connections (append path) and bulk connections (resync) */
-	WIRE_PREPARE = 16, /* struct wire_prepare -> WIRE_PROMISE */
-	WIRE_PROMISE = 17, /* struct wire_promise; status ESTALE: refused, promised tells */
-	WIRE_APPEND = 18,  /* struct wire_entry + crcs + payload; no reply but WIRE_ACK */
-	WIRE_ACK = 19,	   /* struct wire_ack, cumulative, unsolicited */
-	WIRE_COMMIT = 20,  /* struct wire_commit: K moved and no append carries it */
-	WIRE_STAGE = 21,   /* like APPEND, into the staged tail; replied to with WIRE_DONE */
-	WIRE_ADOPT = 22,   /* struct wire_adopt -> WIRE_DONE */
-	WIRE_READ = 23,	   /* struct wire_read -> WIRE_DATA */
-	WIRE_DATA = 24,	   /* struct wire_data + crcs + states, payload */
-	WIRE_LOG_READ = 25,/* struct wire_log_read -> WIRE_LOG_ENTRY */
-	WIRE_LOG_ENTRY = 26,/* struct wire_entry + crcs, payload */
-	WIRE_LEASE = 27,   /* struct wire_lease -> WIRE_DONE; renews, term 0 releases */
-	WIRE_CHANGES = 28, /* struct wire_changes -> WIRE_CHUNK (status ENODATA: no more) */
-	WIRE_CHUNK = 29,   /* struct wire_chunk + crcs + states; ENODATA: struct wire_chunk alone */
-	WIRE_SHADOW = 30,  /* struct wire_shadow: begin or drop -> WIRE_DONE */
-	WIRE_FILL = 31,	   /* struct wire_fill + crcs + states, payload of DATA blocks -> WIRE_DONE */
-	WIRE_REPAIR = 32,  /* struct wire_repair, payload of one block -> WIRE_DONE */
-	WIRE_EXTENTS = 33, /* struct wire_read (length may be large) -> WIRE_EXTENT_LIST */
+	WIRE_PREPARE = 16,   /* struct wire_prepare -> WIRE_PROMISE */
+	WIRE_PROMISE = 17,   /* struct wire_promise; status ESTALE: refused, promised tells */
+	WIRE_APPEND = 18,    /* struct wire_entry + crcs + payload; no reply but WIRE_ACK */
+	WIRE_ACK = 19,       /* struct wire_ack, cumulative, unsolicited */
+	WIRE_COMMIT = 20,    /* struct wire_commit: K moved and no append carries it */
+	WIRE_STAGE = 21,     /* like APPEND, into the staged tail; replied to with WIRE_DONE */
+	WIRE_ADOPT = 22,     /* struct wire_adopt -> WIRE_DONE */
+	WIRE_READ = 23,      /* struct wire_read -> WIRE_DATA */
+	WIRE_DATA = 24,      /* struct wire_data + crcs + states, payload */
+	WIRE_LOG_READ = 25,  /* struct wire_log_read -> WIRE_LOG_ENTRY */
+	WIRE_LOG_ENTRY = 26, /* struct wire_entry + crcs, payload */
+	WIRE_LEASE = 27,     /* struct wire_lease -> WIRE_DONE; renews, term 0 releases */
+	WIRE_CHANGES = 28,   /* struct wire_changes -> WIRE_CHUNK (status ENODATA: no more) */
+	WIRE_CHUNK = 29,  /* struct wire_chunk + crcs + states; ENODATA: struct wire_chunk alone */
+	WIRE_SHADOW = 30, /* struct wire_shadow: begin or drop -> WIRE_DONE */
+	WIRE_FILL = 31, /* struct wire_fill + crcs + states, payload of DATA blocks -> WIRE_DONE */
+	WIRE_REPAIR = 32,      /* struct wire_repair, payload of one block -> WIRE_DONE */
+	WIRE_EXTENTS = 33,     /* struct wire_read (length may be large) -> WIRE_EXTENT_LIST */
 	WIRE_EXTENT_LIST = 34, /* struct wire_extent[] */
-	WIRE_STATUS = 35,  /* struct wire_target -> WIRE_PROMISE: positions, no promise asked */
-	WIRE_DONE = 36,	   /* a reply without content but status */
+	WIRE_STATUS = 35,      /* struct wire_target -> WIRE_PROMISE: positions, no promise asked */
+	WIRE_DONE = 36,        /* a reply without content but status */
 
 	/* control connections (manager) */
-	WIRE_CREATE = 64,  /* struct wire_create -> WIRE_DONE */
-	WIRE_DELETE = 65,  /* struct wire_target -> WIRE_DONE */
-	WIRE_LIST = 66,	   /* struct wire_list -> WIRE_LISTED */
-	WIRE_LISTED = 67,  /* struct wire_listed, struct wire_store_info[], struct wire_replica_info[] */
+	WIRE_CREATE = 64, /* struct wire_create -> WIRE_DONE */
+	WIRE_DELETE = 65, /* struct wire_target -> WIRE_DONE */
+	WIRE_LIST = 66,   /* struct wire_list -> WIRE_LISTED */
+	WIRE_LISTED =
+		67, /* struct wire_listed, struct wire_store_info[], struct wire_replica_info[] */
 	WIRE_CHECKPOINT = 68, /* struct wire_target, store_uuid only -> WIRE_DONE */
 };
 
@@ -80,13 +81,13 @@ struct wire_header {
 	le32 magic;
 	le32 header_crc32c; /* of this header with this field zero */
 	le16 type;
-	le16 status;	    /* replies: enum wire_status; APPEND: WIRE_APPEND_SHADOW or 0 */
+	le16 status; /* replies: enum wire_status; APPEND: WIRE_APPEND_SHADOW or 0 */
 	le32 body_bytes;
 	le32 payload_bytes;
 	le32 body_crc32c;
-	le64 frame_no;	    /* 1, 2, ... per direction */
-	le64 request_id;    /* chosen by the asker, echoed in the reply; 0: no reply is due */
-	le32 session;	    /* chosen by the coordinator in PREPARE; 0: none */
+	le64 frame_no;   /* 1, 2, ... per direction */
+	le64 request_id; /* chosen by the asker, echoed in the reply; 0: no reply is due */
+	le32 session;    /* chosen by the coordinator in PREPARE; 0: none */
 	le32 reserved0;
 	le64 reserved1;
 };
@@ -99,12 +100,12 @@ enum wire_kind { WIRE_KIND_CLIENT = 1, WIRE_KIND_BULK = 2, WIRE_KIND_CONTROL = 3
 struct wire_hello {
 	le32 version_min, version_max; /* both sides take the highest common one */
 	le32 kind;
-	le32 credit_frames;	       /* the peer may have this many frames unanswered here */
-	le64 credit_bytes;	       /* ... and this much payload */
+	le32 credit_frames; /* the peer may have this many frames unanswered here */
+	le64 credit_bytes;  /* ... and this much payload */
 	struct uuid cluster_uuid;
-	struct uuid sender_uuid;       /* node, or process of a gateway or manager */
-	le64 boot_id;		       /* random per start of the process */
-	uint8_t name[64];	       /* zero-terminated, for logs */
+	struct uuid sender_uuid; /* node, or process of a gateway or manager */
+	le64 boot_id;            /* random per start of the process */
+	uint8_t name[64];        /* zero-terminated, for logs */
 };
 static_assert(sizeof(struct wire_hello) == 128, "wire_hello is wire format");
 
@@ -120,7 +121,7 @@ static_assert(sizeof(struct wire_target) == 56, "wire_target is wire format");
 struct wire_prepare {
 	struct wire_target target;
 	le64 epoch;
-	le32 session;  /* new number on this connection */
+	le32 session; /* new number on this connection */
 	le32 reserved;
 };
 
@@ -154,8 +155,8 @@ struct wire_ack {
 	le64 epoch;
 	le64 last_seq; /* stable prefix */
 	le64 free_blocks;
-	le32 shadow;   /* the position is the shadow's */
-	le32 status;   /* WIRE_OK, or why the stream stopped: the session is over. ESTALE: a newer epoch was
+	le32 shadow; /* the position is the shadow's */
+	le32 status; /* WIRE_OK, or why the stream stopped: the session is over. ESTALE: a newer epoch was
 			* promised; ENOENT: there is no such session; else an entry was refused */
 	le64 checkpoint_seq; /* as in wire_promise */
 };
@@ -173,8 +174,8 @@ struct wire_adopt {
 	le32 reserved;
 };
 
-#define WIRE_READ_MAP_ONLY 1u /* crcs and states from the map; no payload */
-#define WIRE_READ_VERIFY 2u   /* payload is read and checked, but not sent */
+#define WIRE_READ_MAP_ONLY  1u /* crcs and states from the map; no payload */
+#define WIRE_READ_VERIFY    2u /* payload is read and checked, but not sent */
 #define WIRE_READ_COMMITTED 4u /* what the replica knows to be committed, not the newest */
 struct wire_read {
 	le64 epoch;
@@ -188,7 +189,7 @@ struct wire_data {
 	le64 address_blocks;
 	le32 length_blocks;
 	le32 data_blocks; /* payload: the DATA blocks in order, zero and bad ones left out */
-	/* le32 crc32c[length]; uint8_t state[length] (STORE_BLOCK_*) */
+			  /* le32 crc32c[length]; uint8_t state[length] (STORE_BLOCK_*) */
 };
 
 struct wire_log_read {
@@ -225,7 +226,7 @@ struct wire_fill {
 struct wire_repair {
 	le64 epoch, address_blocks;
 	le32 expected_crc32c; /* what the replica's map says */
-	le32 crc32c;	      /* of the payload; must equal expected */
+	le32 crc32c;          /* of the payload; must equal expected */
 };
 
 struct wire_extent {

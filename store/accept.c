@@ -196,8 +196,7 @@ static int append_check_range(const struct log_entry *e, uint64_t size_min_block
 			       : 0;
 	if (e->op != LOG_WRITE && e->op != LOG_ZERO)
 		return 0;
-	return e->address_blocks > size_blocks ||
-			       e->length_blocks > size_blocks - e->address_blocks
+	return e->address_blocks > size_blocks || e->length_blocks > size_blocks - e->address_blocks
 		       ? -EINVAL
 		       : 0;
 }
@@ -658,8 +657,7 @@ void accept_run(struct store *store)
 static void abort_list(struct store_replica *r, struct list *list)
 {
 	struct store *store = r->store;
-	list_for_each_safe(link, list)
-	{
+	list_for_each_safe (link, list) {
 		struct store_op *op = op_of(link);
 		struct op_private *p = op_private(op);
 		if (op->replica != r || p->kind == OP_DELETE || p->kind == OP_CREATE)

@@ -110,11 +110,13 @@ static bool check_roots(struct check *c)
 	}
 	for (uint32_t slot = 0; slot < 2; slot++) {
 		if (!o->root_good[slot][0] && !o->root_good[slot][1])
-			check_find(c, "the store is lost: both copies of root slot %u are bad", slot);
+			check_find(c, "the store is lost: both copies of root slot %u are bad",
+				   slot);
 	}
 	uint32_t unknown = le32_get(c->root->feature_required) & ~FEATURES_KNOWN;
 	if (unknown)
-		check_find(c, "root of generation %llu needs features 0x%x, unknown to this version",
+		check_find(c,
+			   "root of generation %llu needs features 0x%x, unknown to this version",
 			   (unsigned long long)le64_get(c->root->generation), unknown);
 	if (le64_get(c->root->batch_no) != le64_get(c->root->durable_prefix) + 1)
 		check_find(c, "root of generation %llu: batch_no and durable_prefix do not fit",
@@ -230,7 +232,8 @@ static void run_total(struct run_report *r)
 /* C2, C3. Called before the ring's blocks are added to `seen`. */
 static void check_space(struct check *c)
 {
-	struct run_report leaked = {.check = c, .what = "marked in use, but nothing refers to them"};
+	struct run_report leaked = {.check = c,
+				    .what = "marked in use, but nothing refers to them"};
 	struct run_report unmarked = {.check = c, .what = "in use, but marked free"};
 	uint64_t unreached = 0;
 
@@ -248,7 +251,8 @@ static void check_space(struct check *c)
 	run_total(&unmarked);
 	run_total(&leaked);
 	if (unreached > 0)
-		check_find(c, "space table: %llu blocks are marked in use that the damage above hides",
+		check_find(c,
+			   "space table: %llu blocks are marked in use that the damage above hides",
 			   (unsigned long long)unreached);
 }
 

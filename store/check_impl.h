@@ -7,7 +7,7 @@
 #include "store/offline.h"
 #include "store/store.h"
 
-#define CHECK_LINE_BYTES 320u
+#define CHECK_LINE_BYTES     320u
 #define CHECK_PAYLOAD_BLOCKS 256u /* read at once */
 
 struct check_payload {
@@ -24,7 +24,7 @@ struct check_volume {
 	uint64_t last_seq, last_hash;
 	uint64_t shadow_seq, shadow_hash;
 	uint64_t staged_epoch, staged_seq, staged_hash; /* staged_seq 0: none yet */
-	bool log_broken; /* said once */
+	bool log_broken;                                /* said once */
 	bool staged_broken;
 	bool shadow_broken;
 };
@@ -40,7 +40,7 @@ struct check {
 	const char *who; /* what is being walked: in front of findings */
 	/* bit i: block data_start + i */
 	uint64_t *referenced; /* what the space table says */
-	uint64_t *seen;	      /* what was reached */
+	uint64_t *seen;       /* what was reached */
 	size_t bitmap_bytes;
 	bool space_known;     /* every space table block was readable */
 	bool walk_incomplete; /* something that was unreadable may refer to more */

@@ -49,7 +49,8 @@ void check_payload_flush(struct check *c)
 			check_find(c, "block %llu: its payload at place %llu cannot be read",
 				   (unsigned long long)p->block, (unsigned long long)p->place);
 		else if (crc32c(bytes, BLOCK_BYTES) != p->crc32c)
-			check_find(c, "block %llu: its payload at place %llu does not match its crc",
+			check_find(c,
+				   "block %llu: its payload at place %llu does not match its crc",
 				   (unsigned long long)p->block, (unsigned long long)p->place);
 	}
 	c->payload_count = 0;

@@ -14,9 +14,9 @@
 #include "store/check_impl.h"
 #include "store/map.h"
 
-#define MAP_CACHE_BYTES (4ull << 20)
-#define MAP_DELTA_BYTES (1ull << 20)
-#define DIR_ENTRIES (TABLE_ENTRY_BYTES / sizeof(struct block_ptr))
+#define MAP_CACHE_BYTES    (4ull << 20)
+#define MAP_DELTA_BYTES    (1ull << 20)
+#define DIR_ENTRIES        (TABLE_ENTRY_BYTES / sizeof(struct block_ptr))
 #define VOLUME_FLAGS_KNOWN (VOLUME_DELETING | VOLUME_SUSPECT | VOLUME_SHADOW)
 
 /* ---- chains ---- */
@@ -204,7 +204,9 @@ void check_record_payload(struct check *c, const struct log_record *record,
 		uint64_t place = extent_place(record->extents[i]);
 		uint32_t length = extent_length(record->extents[i]);
 		if (!extent_valid(c, record, record->extents[i], batch)) {
-			check_find(c, "record %s of slot %u, seq %llu: place %llu is no place for payload",
+			check_find(c,
+				   "record %s of slot %u, seq %llu: place %llu is no place for "
+				   "payload",
 				   record_op_name(record->op), record->slot,
 				   (unsigned long long)record->seq, (unsigned long long)place);
 			return;
@@ -271,8 +273,7 @@ static void tail_follows(struct check *c, struct check_volume *v, const struct l
 	}
 	if (r->stage_epoch != v->staged_epoch)
 		check_find(c, "tail table: staged entries of epochs %llu and %llu",
-			   (unsigned long long)v->staged_epoch,
-			   (unsigned long long)r->stage_epoch);
+			   (unsigned long long)v->staged_epoch, (unsigned long long)r->stage_epoch);
 	chain_step(c, r, &v->staged_seq, &v->staged_hash, &v->staged_broken);
 }
 
@@ -327,11 +328,12 @@ static void tail_ends(struct check *c)
 		c->who = v->name;
 		if (v->last_seq != le64_get(v->entry.last_seq) ||
 		    v->last_hash != le64_get(v->entry.last_hash))
-			check_find(c, "tail table: the log ends at %llu, the volume table says %llu%s",
+			check_find(c,
+				   "tail table: the log ends at %llu, the volume table says %llu%s",
 				   (unsigned long long)v->last_seq,
 				   (unsigned long long)le64_get(v->entry.last_seq),
-				   v->last_seq == le64_get(v->entry.last_seq) ?
-					   " with another hash" : "");
+				   v->last_seq == le64_get(v->entry.last_seq) ? " with another hash"
+									      : "");
 	}
 	c->who = NULL;
 }
@@ -396,7 +398,8 @@ static bool space_table(struct check *c, const struct block_ptr *at, uint64_t ta
 	const struct segment_entry *entries = (const struct segment_entry *)(block + 1);
 	if (le32_get(block->h.count) != count) {
 		check_find(c, "space table: block at place %llu has %u segments, not %u",
-			   (unsigned long long)le64_get(at->place), le32_get(block->h.count), count);
+			   (unsigned long long)le64_get(at->place), le32_get(block->h.count),
+			   count);
 		return false;
 	}
 	for (uint32_t i = 0; i < count; i++)
@@ -407,7 +410,8 @@ static bool space_table(struct check *c, const struct block_ptr *at, uint64_t ta
 static int check_space_table(struct check *c)
 {
 	uint64_t blocks = c->offline->size_blocks - c->offline->data_start;
-	uint64_t tables = DIV_UP(DIV_UP(blocks, SEGMENT_BLOCKS), (uint64_t)SEGMENTS_PER_TABLE_BLOCK);
+	uint64_t tables =
+		DIV_UP(DIV_UP(blocks, SEGMENT_BLOCKS), (uint64_t)SEGMENTS_PER_TABLE_BLOCK);
 	struct check_chain chain = {0};
 	uint64_t table = 0, marked = 0;
 
@@ -511,9 +515,8 @@ static int check_map(struct check *c, struct map_pool *pool, const struct check_
 int check_maps(struct check *c)
 {
 	struct offline *o = c->offline;
-	struct space_geometry geometry = {.data_start = o->data_start,
-					  .size_blocks = o->size_blocks,
-					  .store_uuid = o->uuid};
+	struct space_geometry geometry = {
+		.data_start = o->data_start, .size_blocks = o->size_blocks, .store_uuid = o->uuid};
 	struct map_pool_config config = {.cache_bytes = MAP_CACHE_BYTES,
 					 .delta_bytes = MAP_DELTA_BYTES,
 					 .store_uuid = o->uuid};

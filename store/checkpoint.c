@@ -23,7 +23,7 @@
 #include "base/log.h"
 
 #define CHECKPOINT_STACK_BYTES (256u << 10)
-#define TRIM_PAGES 4096u
+#define TRIM_PAGES             4096u
 
 static void checkpoint_main(struct co *co, void *arg);
 
@@ -117,11 +117,11 @@ static void cut_replica(struct store *store, struct store_replica *r)
 	cut_volume_entry(r, &store->checkpoint.volumes[r->slot]);
 	for (struct list *l = r->head.apply_next; l != &r->head.entries; l = l->next)
 		cut_entry(store, entry_of(l));
-	list_for_each(link, &r->staged)
+	list_for_each (link, &r->staged)
 		cut_entry(store, entry_of(link));
 	for (struct list *l = r->shadow.apply_next; l != &r->shadow.entries; l = l->next)
 		cut_entry(store, entry_of(l));
-	list_for_each(link, &r->fills)
+	list_for_each (link, &r->fills)
 		cut_entry(store, entry_of(link));
 }
 
@@ -197,8 +197,7 @@ static int destage_entry(struct co *co, struct store *store, struct entry *e)
 static int checkpoint_destage(struct co *co, struct store *store)
 {
 	struct checkpoint *c = &store->checkpoint;
-	list_for_each(link, &c->tail)
-	{
+	list_for_each (link, &c->tail) {
 		struct entry *e = CONTAINER_OF(link, struct entry, cut_link);
 		if (!(e->state & ENTRY_INLINE))
 			continue;
@@ -319,8 +318,7 @@ static int write_tail(struct co *co, struct store *store, struct root *root)
 	struct checkpoint *c = &store->checkpoint;
 	struct table_writer w;
 	table_begin(&w, co, store, TABLE_TAIL, c->block, &c->tables_next);
-	list_for_each(link, &c->tail)
-	{
+	list_for_each (link, &c->tail) {
 		struct entry *e = CONTAINER_OF(link, struct entry, cut_link);
 		_Alignas(8) char bytes[TABLE_ENTRY_BYTES];
 		struct log_record record;
@@ -484,8 +482,7 @@ void checkpoint_consider(struct store *store)
 static void waiters_done(struct store *store, int status)
 {
 	struct checkpoint *c = &store->checkpoint;
-	list_for_each_safe(link, &c->waiters)
-	{
+	list_for_each_safe (link, &c->waiters) {
 		struct store_op *op = op_of(link);
 		if (status == 0 && op_private(op)->number > c->completed)
 			continue;

@@ -60,27 +60,46 @@ bool block_check(const void *block, uint32_t magic, const struct uuid *store_uui
 const char *record_op_name(uint8_t op)
 {
 	switch (op) {
-	case LOG_WRITE: return "WRITE";
-	case LOG_ZERO: return "ZERO";
-	case LOG_SNAP: return "SNAP";
-	case LOG_ROLLBACK: return "ROLLBACK";
-	case LOG_RESIZE: return "RESIZE";
-	case LOG_NOP: return "NOP";
-	case RECORD_CREATE: return "CREATE";
-	case RECORD_DELETE: return "DELETE";
-	case RECORD_PROMISE: return "PROMISE";
-	case RECORD_ADOPT: return "ADOPT";
-	case RECORD_LEASE: return "LEASE";
-	case RECORD_REPAIR: return "REPAIR";
-	case RECORD_SHADOW_BEGIN: return "SHADOW_BEGIN";
-	case RECORD_SHADOW_DROP: return "SHADOW_DROP";
-	case RECORD_FILL: return "FILL";
-	case RECORD_SEAL: return "SEAL";
+	case LOG_WRITE:
+		return "WRITE";
+	case LOG_ZERO:
+		return "ZERO";
+	case LOG_SNAP:
+		return "SNAP";
+	case LOG_ROLLBACK:
+		return "ROLLBACK";
+	case LOG_RESIZE:
+		return "RESIZE";
+	case LOG_NOP:
+		return "NOP";
+	case RECORD_CREATE:
+		return "CREATE";
+	case RECORD_DELETE:
+		return "DELETE";
+	case RECORD_PROMISE:
+		return "PROMISE";
+	case RECORD_ADOPT:
+		return "ADOPT";
+	case RECORD_LEASE:
+		return "LEASE";
+	case RECORD_REPAIR:
+		return "REPAIR";
+	case RECORD_SHADOW_BEGIN:
+		return "SHADOW_BEGIN";
+	case RECORD_SHADOW_DROP:
+		return "SHADOW_DROP";
+	case RECORD_FILL:
+		return "FILL";
+	case RECORD_SEAL:
+		return "SEAL";
 	case RECORD_ACCEPT_LOSS:
 		return "ACCEPT_LOSS";
-	case RECORD_KEY: return "KEY";
-	case RECORD_SEALED_WRITE: return "SEALED_WRITE";
-	default: return "?";
+	case RECORD_KEY:
+		return "KEY";
+	case RECORD_SEALED_WRITE:
+		return "SEALED_WRITE";
+	default:
+		return "?";
 	}
 }
 
@@ -132,7 +151,7 @@ struct record_shape {
 	bool known;
 	bool crc_per_block; /* crc_count == length, 1..STORE_ENTRY_BLOCKS_MAX */
 	bool extents_cover; /* the extents' lengths sum to length_blocks */
-	bool chained;	    /* has a seq in the volume's log */
+	bool chained;       /* has a seq in the volume's log */
 	uint32_t body_bytes;
 };
 
@@ -165,8 +184,8 @@ static const struct record_shape record_shapes[] = {
 static int record_refuse(uint8_t op, struct err *err)
 {
 	if (strcmp(record_op_name(op), "?") == 0)
-		return err_set(err, -EPROTO, "log record of kind %u needs a newer version of the store",
-			       op);
+		return err_set(err, -EPROTO,
+			       "log record of kind %u needs a newer version of the store", op);
 	return err_set(err, -EPROTO, "log record %s (kind %u) needs a newer version of the store",
 		       record_op_name(op), op);
 }
@@ -227,8 +246,8 @@ static bool record_shape_fits(const struct log_record *r, const struct record_sh
 	       r->length_blocks <= STORE_VOLUME_BLOCKS_MAX - r->address_blocks;
 }
 
-int record_decode(const void *at, size_t available_bytes, struct log_record *ret,
-		  size_t *ret_bytes, struct err *err)
+int record_decode(const void *at, size_t available_bytes, struct log_record *ret, size_t *ret_bytes,
+		  struct err *err)
 {
 	const struct record *in = at;
 	if (available_bytes < sizeof(*in))
@@ -257,7 +276,8 @@ int record_decode(const void *at, size_t available_bytes, struct log_record *ret
 		.extent_count = le16_get(in->extent_count),
 		.body_bytes = le32_get(in->body_bytes),
 	};
-	if (r.body_bytes > bytes || record_bytes(r.crc_count, r.extent_count, r.body_bytes) != bytes)
+	if (r.body_bytes > bytes ||
+	    record_bytes(r.crc_count, r.extent_count, r.body_bytes) != bytes)
 		return err_set(err, -EUCLEAN, "log record %s of %zu bytes does not add up",
 			       record_op_name(r.op), bytes);
 	const char *p = (const char *)at + sizeof(*in);

@@ -74,8 +74,8 @@ size_t record_encode(const struct log_record *record, void *at);
  * Reads one record from at most available_bytes. 0 and *ret, *ret_bytes; -EUCLEAN when malformed;
  * -EPROTO for a kind that needs a newer version, named.
  */
-int record_decode(const void *at, size_t available_bytes, struct log_record *ret,
-		  size_t *ret_bytes, struct err *err);
+int record_decode(const void *at, size_t available_bytes, struct log_record *ret, size_t *ret_bytes,
+		  struct err *err);
 /* "WRITE", "PROMISE", ..; "?" when unknown. */
 const char *record_op_name(uint8_t op);
 

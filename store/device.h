@@ -51,7 +51,7 @@ struct device_io {
 	struct device *device;
 	struct list link;
 	uint64_t since_ns;
-	bool slow; /* counted */
+	bool slow;       /* counted */
 	bool expendable; /* the owner's: when this write fails nothing is noted, and nobody told */
 };
 

@@ -127,7 +127,8 @@ static int dump_record(void *ctx, const struct log_record *r)
 	struct dump *d = ctx;
 
 	say(d,
-	    "record from=%s op=%s slot=%u epoch=%llu seq=%llu address_blocks=%llu length_blocks=%llu "
+	    "record from=%s op=%s slot=%u epoch=%llu seq=%llu address_blocks=%llu "
+	    "length_blocks=%llu "
 	    "commit_seq=%llu place=%llu extents=%u%s%s%s%s",
 	    d->from, record_op_name(r->op), r->slot, (ull)r->epoch, (ull)r->seq,
 	    (ull)r->address_blocks, (ull)r->length_blocks, (ull)r->commit_seq,

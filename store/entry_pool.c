@@ -63,14 +63,14 @@ void *entry_pool_take(struct entry_pool *a, size_t bytes)
 	assert(bytes <= ENTRY_POOL_CELL_BYTES_MAX);
 	uint32_t class = 0;
 	while (class_bytes[class] < bytes)
-		class++;
+		class ++;
 	struct list *partial = &a->partial[class];
 	if (list_empty(partial)) {
 		struct list *link = list_pop_front(&a->free_chunks);
 		if (!link)
 			return NULL;
 		struct entry_pool_chunk *fresh = CONTAINER_OF(link, struct entry_pool_chunk, link);
-		fresh->class = (uint16_t)class;
+		fresh->class = (uint16_t) class;
 		fresh->live = fresh->carved = fresh->free_head = 0;
 		list_push_back(partial, link);
 	}

@@ -10,7 +10,7 @@
 
 #include "base/list.h"
 
-#define ENTRY_POOL_CLASSES 7u
+#define ENTRY_POOL_CLASSES        7u
 #define ENTRY_POOL_CELL_BYTES_MAX 4096u
 
 struct entry_pool_chunk {

@@ -15,10 +15,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define LOOK_BLOCKS 256u /* the first MiB */
-#define RING_BYTES_MIN (2ull << 20)
+#define LOOK_BLOCKS         256u /* the first MiB */
+#define RING_BYTES_MIN      (2ull << 20)
 #define RING_BYTES_AUTO_MIN (16ull << 20)
-#define RING_BYTES_MAX (1ull << 30)
+#define RING_BYTES_MAX      (1ull << 30)
 
 /* ---- what is there ---- */
 
@@ -196,8 +196,8 @@ static int format_run(struct format *f)
 	return rc;
 }
 
-int store_format(struct co *co, struct env *env, const char *path, const struct store_params *params,
-		 struct err *err)
+int store_format(struct co *co, struct env *env, const char *path,
+		 const struct store_params *params, struct err *err)
 {
 	struct format *f = calloc(1, sizeof(*f));
 	if (!f)

@@ -20,27 +20,27 @@
 #include "store/space.h"
 #include "store/store.h"
 
-#define BATCH_RECORDS_MAX 192u
+#define BATCH_RECORDS_MAX        192u
 #define BATCH_PAYLOAD_BLOCKS_MAX 256u /* one entry of the largest size */
-#define BATCH_IOS_MAX (BATCH_PAYLOAD_BLOCKS_MAX + BATCH_PAYLOAD_BLOCKS_MAX / ENV_IO_IOV_MAX + 4u)
-#define BATCH_IOVS_MAX (2u * BATCH_PAYLOAD_BLOCKS_MAX + 4u)
-#define SEAL_DELAY_NS (5ull * 1000 * 1000)
-#define CHECKPOINT_RING_BYTES (48ull << 20)
-#define ENTRY_BYTES_USUAL 160u /* pool cell of a one-block entry */
-#define READS_MAX 128u
-#define READ_IOS 32u
-#define BULKS_MAX 8u
-#define COPY_BLOCKS 256u /* checkpoint's and recovery's buffer */
+#define BATCH_IOS_MAX            (BATCH_PAYLOAD_BLOCKS_MAX + BATCH_PAYLOAD_BLOCKS_MAX / ENV_IO_IOV_MAX + 4u)
+#define BATCH_IOVS_MAX           (2u * BATCH_PAYLOAD_BLOCKS_MAX + 4u)
+#define SEAL_DELAY_NS            (5ull * 1000 * 1000)
+#define CHECKPOINT_RING_BYTES    (48ull << 20)
+#define ENTRY_BYTES_USUAL        160u /* pool cell of a one-block entry */
+#define READS_MAX                128u
+#define READ_IOS                 32u
+#define BULKS_MAX                8u
+#define COPY_BLOCKS              256u /* checkpoint's and recovery's buffer */
 
 /* ---- entries: records of a volume's log, of a staged tail, of a shadow; base fills ---- */
 
-#define ENTRY_INLINE 1u /* its places are ring blocks */
-#define ENTRY_CUT 2u	/* in the tail of the checkpoint that runs */
-#define ENTRY_DEAD 4u	/* dropped while CUT: freed when the checkpoint ends */
-#define ENTRY_STAGED 8u
-#define ENTRY_SHADOW 16u
+#define ENTRY_INLINE  1u /* its places are ring blocks */
+#define ENTRY_CUT     2u /* in the tail of the checkpoint that runs */
+#define ENTRY_DEAD    4u /* dropped while CUT: freed when the checkpoint ends */
+#define ENTRY_STAGED  8u
+#define ENTRY_SHADOW  16u
 #define ENTRY_REWRITE 64u /* recovery: its payload was read, not proven durable */
-#define ENTRY_HEAP 32u /* from malloc: recovery, when the pool is out */
+#define ENTRY_HEAP    32u /* from malloc: recovery, when the pool is out */
 
 struct entry {
 	struct list link;     /* of its log, staged tail, fills; or issued_entries until stable */
@@ -58,7 +58,7 @@ struct entry {
 	uint64_t ticket; /* order of issue among all operations of the store */
 	uint8_t op;
 	uint8_t log_flags; /* LOG_FLUSH_MARK */
-	uint8_t state;	   /* ENTRY_* */
+	uint8_t state;     /* ENTRY_* */
 	uint8_t cut_flags; /* record flags at the cut, while CUT */
 	uint16_t crc_count;
 	uint16_t extent_count;
@@ -84,22 +84,21 @@ static inline struct entry *entry_of(struct list *link)
 }
 static inline bool entry_overlaps(const struct entry *e, uint64_t address, uint64_t length)
 {
-	return (e->op == LOG_WRITE || e->op == LOG_ZERO) &&
-	       e->address_blocks < address + length &&
+	return (e->op == LOG_WRITE || e->op == LOG_ZERO) && e->address_blocks < address + length &&
 	       address < e->address_blocks + e->length_blocks;
 }
 
 /* ---- replicas ---- */
 
 struct replica_log {
-	struct list entries;	 /* stable: (floor_seq, last_seq], in order */
+	struct list entries;     /* stable: (floor_seq, last_seq], in order */
 	struct list *apply_next; /* first that is not in the map; &entries when there is none */
 	uint64_t floor_seq;
-	uint64_t applied_seq;	 /* the map holds everything up to here */
+	uint64_t applied_seq; /* the map holds everything up to here */
 	uint64_t applied_hash;
 	uint64_t last_seq;
 	uint64_t last_hash;
-	uint64_t commit_target;	 /* K as told; what counts is min(commit_target, last_seq) */
+	uint64_t commit_target; /* K as told; what counts is min(commit_target, last_seq) */
 };
 
 /* What has been accepted, ahead of what is stable. */
@@ -109,14 +108,15 @@ struct replica_issued {
 	uint64_t last_seq;
 	uint64_t last_hash;
 	uint64_t size_blocks;
-	uint64_t staged_base; /* staged tail: (staged_base, staged_last] of stage_epoch; equal: none */
+	uint64_t
+		staged_base; /* staged tail: (staged_base, staged_last] of stage_epoch; equal: none */
 	uint64_t staged_last;
 	uint64_t staged_hash;
 	uint64_t shadow_epoch;
 	uint64_t shadow_last;
 	uint64_t shadow_hash;
-	bool shadow;	      /* begun and not ended */
-	uint32_t fills;	      /* accepted and not yet in the map */
+	bool shadow;                 /* begun and not ended */
+	uint32_t fills;              /* accepted and not yet in the map */
 	uint64_t staged_size_blocks; /* by the last staged resize; 0: none */
 	uint64_t shadow_size_blocks; /* with every entry of the shadow */
 };
@@ -161,17 +161,17 @@ struct store_replica {
 	uint64_t shadow_size_blocks;
 	bool visible; /* RECORD_CREATE is stable */
 	struct replica_issued issued;
-	struct list issued_entries; /* accepted, not stable */
-	struct list reads_waiting;  /* struct read_job */
-	struct entry *log_cursor;   /* last one that store_log_read found */
-	uint32_t tail_count;	    /* entries that no checkpoint can fold yet */
-	uint32_t jobs;		    /* reads and queries under way */
-	struct store_op *delete_op; /* waits for jobs to end */
+	struct list issued_entries;        /* accepted, not stable */
+	struct list reads_waiting;         /* struct read_job */
+	struct entry *log_cursor;          /* last one that store_log_read found */
+	uint32_t tail_count;               /* entries that no checkpoint can fold yet */
+	uint32_t jobs;                     /* reads and queries under way */
+	struct store_op *delete_op;        /* waits for jobs to end */
 	struct store_shadow *shadow_begin; /* waits for its checkpoint */
 	struct store_op shadow_checkpoint;
 	uint64_t loaded_last_seq; /* recovery: L of the table, which the tail must reach */
-	bool hole;     /* recovery: records beyond a hole are not taken */
-	bool gap_open; /* recovery: records of it may have been lost in a rotten batch */
+	bool hole;                /* recovery: records beyond a hole are not taken */
+	bool gap_open;            /* recovery: records of it may have been lost in a rotten batch */
 };
 
 /* It may lack committed entries: lost, or an earlier life said so. What rot took from a log is behind its end instead. */
@@ -207,7 +207,7 @@ struct op_private {
 	int status;
 	uint64_t ticket;
 	struct entry *entry; /* APPEND, FILL: accepted */
-	void *aux;	     /* FILL, REPAIR: struct bulk */
+	void *aux;           /* FILL, REPAIR: struct bulk */
 	uint64_t number;     /* batch that carries it; CHECKPOINT: the one it waits for */
 };
 static_assert(sizeof(struct op_private) <= sizeof(((struct store_op *)0)->internal), "op room");
@@ -232,7 +232,7 @@ struct batch {
 	enum batch_state {
 		BATCH_IDLE,
 		BATCH_WRITING,
-		BATCH_WRITTEN,	/* waits for a flush to begin */
+		BATCH_WRITTEN,  /* waits for a flush to begin */
 		BATCH_FLUSHING, /* written before the flush under way began */
 		BATCH_DURABLE,
 	} state;
@@ -248,26 +248,26 @@ struct batch {
 	struct batch_io {
 		struct device_io dio;
 		struct batch *batch;
-	} *ios;
+	} * ios;
 	struct iovec *iovs;
 };
 
 /* ---- reads (read.c) ---- */
 
 struct read_job {
-	struct list link;	 /* free list, queue, reads_waiting */
+	struct list link;        /* free list, queue, reads_waiting */
 	struct list active_link; /* store->reads_active, in order of begin */
 	struct store *store;
 	struct store_op *op;
 	struct store_replica *replica;
 	uint64_t ring_pinned; /* store->ring_start when it began */
 	uint64_t token;
-	bool in_call; /* inside the call that submitted it: done() must wait */
+	bool in_call;   /* inside the call that submitted it: done() must wait */
 	bool committed; /* of the map alone */
 	uint64_t address_blocks;
 	uint32_t length_blocks;
 	void *buf;
-	uint32_t *crcs;	 /* out */
+	uint32_t *crcs;  /* out */
 	uint8_t *states; /* out */
 	uint32_t attempt;
 	uint32_t next_block;
@@ -341,9 +341,9 @@ struct runs {
 
 struct checkpoint {
 	struct co *co;
-	bool running;	/* past its cut, not yet durable */
-	bool idle;	/* the coroutine waits for work */
-	bool stopping;	/* leave the coroutine */
+	bool running;  /* past its cut, not yet durable */
+	bool idle;     /* the coroutine waits for work */
+	bool stopping; /* leave the coroutine */
 	bool stopped;
 	struct env_timer timer;
 	bool fold_all;  /* space is short: the checkpoint that runs keeps nothing out of pages */
@@ -353,12 +353,12 @@ struct checkpoint {
 	uint64_t completed;
 	uint64_t cut_prefix;
 	uint64_t cut_position;
-	struct list waiters;  /* store_op */
-	struct list tail;     /* entries by cut_link */
+	struct list waiters; /* store_op */
+	struct list tail;    /* entries by cut_link */
 	uint64_t tail_count;
 	struct volume_entry *volumes; /* by slot */
-	char *copy;   /* COPY_BLOCKS blocks */
-	char *block;  /* 4 blocks: table being built, root */
+	char *copy;                   /* COPY_BLOCKS blocks */
+	char *block;                  /* 4 blocks: table being built, root */
 	struct device_io dio;
 	struct iovec iov;
 	/* tables of the durable root, to be released by the next; the run table is none of them */
@@ -377,8 +377,8 @@ struct query {
 	struct env_timer timer;
 	bool lookup_done;
 	int lookup_status;
-	bool busy;    /* inside a job */
-	bool waiting; /* suspended in a lookup */
+	bool busy;        /* inside a job */
+	bool waiting;     /* suspended in a lookup */
 	uint32_t repairs; /* stable, not yet in the map: a checkpoint's cut waits for them */
 };
 
@@ -398,7 +398,7 @@ struct store {
 	uint64_t salt;
 	uint64_t root_generation; /* newest durable */
 	uint32_t node_next;
-	bool open;	/* recovery is over: operations are taken */
+	bool open; /* recovery is over: operations are taken */
 	bool closing;
 	struct space *space;
 	struct map_pool *pool;
@@ -416,16 +416,18 @@ struct store {
 	struct env_timer fail_timer;
 
 	uint64_t ticket_next;
-	struct list incoming; /* issued, not accepted: first in, first out */
-	struct list waiting;  /* accepted: waits for a batch */
+	struct list incoming;    /* issued, not accepted: first in, first out */
+	struct list waiting;     /* accepted: waits for a batch */
 	struct list unwitnessed; /* stable, waits for its witness; in order of batch */
-	struct list finished; /* done() is due */
+	struct list finished;    /* done() is due */
 	struct env_timer run_timer;
 	struct env_timer finish_timer;
 	struct env_timer seal_timer;
-	uint64_t reserved_blocks; /* accepted payload that is in no stable batch and has no place yet */
-	uint64_t inline_active;	  /* stable payload in the ring since the last cut: will need a place */
-	uint64_t inline_cut;	  /* the same of the checkpoint that runs */
+	uint64_t
+		reserved_blocks; /* accepted payload that is in no stable batch and has no place yet */
+	uint64_t
+		inline_active; /* stable payload in the ring since the last cut: will need a place */
+	uint64_t inline_cut;   /* the same of the checkpoint that runs */
 	bool seal_now;
 
 	struct batch batches[BATCHES_IN_FLIGHT_MAX];
@@ -436,10 +438,10 @@ struct store {
 	uint64_t ring_start; /* the durable root needs the ring from here */
 	uint64_t stable_end; /* end of the last stable batch */
 	uint64_t batch_next;
-	uint64_t batch_stable;	  /* last stable batch_no */
+	uint64_t batch_stable;    /* last stable batch_no */
 	uint64_t batch_witnessed; /* highest durable_prefix of a durable batch */
-	uint64_t batch_real;	  /* last batch that was no mere seal */
-	uint64_t prefix_sent;	  /* highest durable_prefix submitted */
+	uint64_t batch_real;      /* last batch that was no mere seal */
+	uint64_t prefix_sent;     /* highest durable_prefix submitted */
 	uint32_t prev_crc32c;
 
 	struct list reads_active;
@@ -462,7 +464,7 @@ struct store {
 	struct checkpoint checkpoint;
 	struct query query;
 	struct recovery *recovery; /* while it runs */
-	char *table_chain;	   /* blocks of the table being read */
+	char *table_chain;         /* blocks of the table being read */
 
 	struct store_info counters; /* only the counters are used */
 };
@@ -650,7 +652,7 @@ struct walk {
 	uint64_t root_generation;
 	uint64_t position; /* where the next batch should be */
 	uint64_t batch_no; /* its number */
-	uint64_t limit;	   /* no batch of this root ends beyond it */
+	uint64_t limit;    /* no batch of this root ends beyond it */
 	uint64_t prefix;   /* highest durable_prefix seen */
 	uint32_t prev_crc32c;
 	bool prev_known;

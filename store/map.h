@@ -31,7 +31,7 @@
 #include "store/space.h"
 
 struct map_pool; /* one per store: page cache, delta memory, scratch for folds */
-struct map;	 /* one per replica */
+struct map;      /* one per replica */
 
 struct map_pool_config {
 	uint64_t cache_bytes;
@@ -94,9 +94,9 @@ bool map_repair(struct co *co, struct map *map, uint64_t block, uint64_t expecte
 
 struct map_version {
 	uint64_t place; /* 0: reads as zeros */
-	uint64_t seq;	/* 0: older than can be told */
+	uint64_t seq;   /* 0: older than can be told */
 	uint32_t crc32c;
-	bool bad_page;	/* the page could not be read or does not match its crc */
+	bool bad_page; /* the page could not be read or does not match its crc */
 };
 
 struct map_lookup {
@@ -104,7 +104,7 @@ struct map_lookup {
 	struct map *map;
 	enum map_which which;
 	uint64_t address_blocks;
-	uint32_t length_blocks; /* 1..256 */
+	uint32_t length_blocks;       /* 1..256 */
 	struct map_version *versions; /* out */
 	/* internal */
 	struct cache_wait wait;

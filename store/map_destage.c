@@ -48,7 +48,8 @@ static void destage_read(struct destage *d)
 		uint64_t first = d->items[i].found.place, last = first;
 		for (; i < d->count; i++) {
 			struct destage_item *item = &d->items[i];
-			if (item->found.place > last + 1 + DESTAGE_GAP || item->found.place >= first + 64)
+			if (item->found.place > last + 1 + DESTAGE_GAP ||
+			    item->found.place >= first + 64)
 				break;
 			last = item->found.place;
 			item->slot = slot + (uint32_t)(last - first);
@@ -101,7 +102,8 @@ static void destage_find(struct destage *d, struct delta_cursor *cursor, uint64_
 	d->found_count = 0;
 	while (d->found_count < DESTAGE_FOUND && delta_cursor_next(cursor, &entry)) {
 		if (entry.place != 0 && entry.place < data_start)
-			d->found[d->found_count++] = (struct destage_found){entry.block, entry.place};
+			d->found[d->found_count++] =
+				(struct destage_found){entry.block, entry.place};
 		if (++looked % 4096 == 0)
 			co_sleep(d->co, 0);
 	}

@@ -6,9 +6,9 @@
 #include "store/delta.h"
 #include "store/map.h"
 
-#define GATHER_MAX   64u   /* chunks worked on at once: reads in parallel */
-#define CHANGES_MAX  2048u /* index changes applied in one pass */
-#define CHUNK_BLOCKS 256u
+#define GATHER_MAX    64u   /* chunks worked on at once: reads in parallel */
+#define CHANGES_MAX   2048u /* index changes applied in one pass */
+#define CHUNK_BLOCKS  256u
 #define MAP_FOLD_NONE CHUNK_BLOCKS /* fold_above: no chunk has more */
 
 /* One chunk's entries: the head's and the other node's version. */
@@ -107,12 +107,12 @@ struct map {
 	struct map_side sides[2];
 	struct delta kept;    /* of the head */
 	uint64_t kept_marked; /* chunks that the fold under way takes */
-	uint32_t head;       /* which side */
-	uint32_t other_node; /* map_root.other_node */
+	uint32_t head;        /* which side */
+	uint32_t other_node;  /* map_root.other_node */
 	bool shadow_live;
-	bool damaged;       /* an index block is rotten */
-	bool frozen_busy;   /* from map_freeze to the end of map_fold */
-	bool fold_all;      /* this fold keeps nothing */
+	bool damaged;     /* an index block is rotten */
+	bool frozen_busy; /* from map_freeze to the end of map_fold */
+	bool fold_all;    /* this fold keeps nothing */
 	struct map_tomb tomb;
 	uint32_t unordered; /* folds until deltas are newer than pages again (after an adoption) */
 	uint64_t trim_key;

@@ -16,7 +16,7 @@
 #include "store/meta_block.h"
 
 #define RING_STEP_BLOCKS 256u /* rings are whole MiB */
-#define RING_BLOCKS_MAX ((2ull << 30) / BLOCK_BYTES)
+#define RING_BLOCKS_MAX  ((2ull << 30) / BLOCK_BYTES)
 
 /* ---- blocks ---- */
 

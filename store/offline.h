@@ -60,9 +60,9 @@ const char *offline_ring_block(struct offline *offline, uint64_t position);
 
 struct offline_batch {
 	struct desc_header head; /* of its first descriptor */
-	uint64_t missing_first;	 /* batches before it that were stable and are not there; */
-	uint64_t missing_last;	 /* 0: none. With the last offline_ring_next() too. */
-	bool above_prefix;	 /* not proven stable */
+	uint64_t missing_first;  /* batches before it that were stable and are not there; */
+	uint64_t missing_last;   /* 0: none. With the last offline_ring_next() too. */
+	bool above_prefix;       /* not proven stable */
 	uint32_t record_bytes[DESC_BLOCKS_MAX];
 	uint32_t record_count[DESC_BLOCKS_MAX];
 	_Alignas(8) char desc[DESC_BLOCKS_MAX][BLOCK_BYTES];
@@ -72,7 +72,7 @@ struct offline_ring {
 	struct offline *offline;
 	const struct root *root;
 	uint64_t position; /* where the next batch should be */
-	uint64_t limit;	   /* ring positions of this root end here */
+	uint64_t limit;    /* ring positions of this root end here */
 	uint64_t batch_no; /* its number */
 	uint64_t prefix;   /* highest durable_prefix in the ring */
 	uint32_t prev_crc32c;
@@ -88,7 +88,8 @@ void offline_ring_end(struct offline_ring *ring);
 /* True: ring->batch is the next one. False: no more. */
 bool offline_ring_next(struct offline_ring *ring);
 /* Calls fn for each record of the batch; 0, or the first error (a record that is malformed). */
-int offline_ring_records(struct offline_ring *ring, int (*fn)(void *ctx, const struct log_record *record),
-		 void *ctx, struct err *err);
+int offline_ring_records(struct offline_ring *ring,
+			 int (*fn)(void *ctx, const struct log_record *record), void *ctx,
+			 struct err *err);
 
 #endif

@@ -145,8 +145,9 @@ bool offline_ring_next(struct offline_ring *r)
 	return false;
 }
 
-int offline_ring_records(struct offline_ring *r, int (*fn)(void *ctx, const struct log_record *record),
-		 void *ctx, struct err *err)
+int offline_ring_records(struct offline_ring *r,
+			 int (*fn)(void *ctx, const struct log_record *record), void *ctx,
+			 struct err *err)
 {
 	const struct offline_batch *b = r->batch;
 

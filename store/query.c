@@ -156,7 +156,8 @@ static int query_extents(struct co *co, struct store_replica *r, struct store_ex
 	uint64_t at = x->address_blocks, end = x->address_blocks + x->length_blocks;
 	x->extents_count = 0;
 	x->covered_blocks = 0;
-	if (x->extents_max == 0 || x->length_blocks == 0 || x->address_blocks > r->spec.size_blocks ||
+	if (x->extents_max == 0 || x->length_blocks == 0 ||
+	    x->address_blocks > r->spec.size_blocks ||
 	    x->length_blocks > r->spec.size_blocks - x->address_blocks)
 		return -EINVAL;
 	while (at < end && (x->extents_count < x->extents_max)) {
@@ -205,7 +206,7 @@ static int query_changes(struct co *co, struct store_replica *r, struct store_ch
 		const struct map_version *v = &r->store->query.versions[i];
 		c->crc32c[i] = v->place ? v->crc32c : CRC32C_ZERO_BLOCK;
 		c->block_state[i] = v->bad_page ? STORE_BLOCK_BAD
-				    : v->place	? STORE_BLOCK_DATA
+				    : v->place  ? STORE_BLOCK_DATA
 						: STORE_BLOCK_ZERO;
 		bad = bad || v->bad_page;
 		if (!v->bad_page && v->seq != 0 && v->seq <= c->since_seq)
@@ -245,9 +246,8 @@ static int query_repair_apply(struct co *co, struct store_replica *r, struct sto
 	struct op_private *p = op_private(&repair->op);
 	struct bulk *bulk = p->aux;
 	uint64_t place = extent_place(bulk->extents[0]);
-	bool applied = !r->deleting &&
-		       map_repair(co, r->map, repair->address_blocks, bulk->old_place,
-				  repair->expected_crc32c, place);
+	bool applied = !r->deleting && map_repair(co, r->map, repair->address_blocks,
+						  bulk->old_place, repair->expected_crc32c, place);
 	/* The ring's record refers to the place until the next root: no plain cancel. */
 	if (!applied)
 		space_unref(store->space, place, 1, false);

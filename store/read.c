@@ -120,8 +120,7 @@ static void read_submit(struct store *store, struct store_op *op)
 static bool queue_overlaps(const struct store_replica *r, struct list *queue, uint64_t ticket,
 			   uint64_t address, uint64_t length)
 {
-	list_for_each(link, queue)
-	{
+	list_for_each (link, queue) {
 		struct store_op *op = op_of(link);
 		if (op->replica != r || op_private(op)->kind != OP_APPEND)
 			continue;
@@ -138,8 +137,7 @@ static bool read_must_wait(struct read_job *job)
 {
 	struct store_replica *r = job->replica;
 	uint64_t ticket = op_private(job->op)->ticket;
-	list_for_each(link, &r->issued_entries)
-	{
+	list_for_each (link, &r->issued_entries) {
 		const struct entry *e = entry_of(link);
 		if (e->ticket < ticket && !(e->state & (ENTRY_STAGED | ENTRY_SHADOW)) &&
 		    entry_overlaps(e, job->address_blocks, job->length_blocks))
@@ -167,8 +165,8 @@ static uint32_t read_tail(struct read_job *job)
 	struct replica_log *log = &job->replica->head;
 	uint32_t found = 0;
 	memset(job->in_tail, 0, job->length_blocks);
-	for (struct list *l = log->entries.prev;
-	     l != &log->entries && found < job->length_blocks; l = l->prev) {
+	for (struct list *l = log->entries.prev; l != &log->entries && found < job->length_blocks;
+	     l = l->prev) {
 		struct entry *e = entry_of(l);
 		if (e->seq <= log->applied_seq)
 			break;

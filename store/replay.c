@@ -162,9 +162,10 @@ static int claim_places(struct replay *replay, const struct log_record *record)
 		if (record->flags & RECORD_INLINE)
 			valid = replay->walk && place_inline_valid(replay->walk, place, length);
 		if (!valid)
-			return err_set(replay->err, -EUCLEAN,
-				       "log record %s names block %llu, which is no place for payload",
-				       record_op_name(record->op), (unsigned long long)place);
+			return err_set(
+				replay->err, -EUCLEAN,
+				"log record %s names block %llu, which is no place for payload",
+				record_op_name(record->op), (unsigned long long)place);
 		if (replay->walk && !(record->flags & RECORD_INLINE)) {
 			int rc = space_claim(store->space, place, length);
 			if (rc < 0)
@@ -384,7 +385,8 @@ static int replay_shadow_begin(struct replay *replay, struct store_replica *r,
 {
 	int rc = replica_apply_shadow_begin(r, record);
 	if (rc < 0)
-		log_event(LOG_WARN, "store", "shadow_not_replayed", "slot=%u status=%d", r->slot, rc);
+		log_event(LOG_WARN, "store", "shadow_not_replayed", "slot=%u status=%d", r->slot,
+			  rc);
 	(void)replay;
 	return 0; /* its records are ignored; the resync starts over */
 }
@@ -399,7 +401,8 @@ int replay_record(void *ctx, const struct log_record *record)
 		return 0;
 	if (record->op == RECORD_CREATE)
 		return replay_create(replay, record);
-	if (!r || r->deleting) { /* its CREATE is in a gap, or it is gone: nobody misses the places */
+	if (!r ||
+	    r->deleting) { /* its CREATE is in a gap, or it is gone: nobody misses the places */
 		int rc = claim_places(replay, record);
 		if (rc == 0)
 			disown_places(replay, record);
@@ -497,8 +500,7 @@ static int rewrite_entry(struct replay *replay, struct entry *e)
 
 static int rewrite_list(struct replay *replay, struct list *list)
 {
-	list_for_each(link, list)
-	{
+	list_for_each (link, list) {
 		if (!(entry_of(link)->state & ENTRY_REWRITE))
 			continue;
 		int rc = rewrite_entry(replay, entry_of(link));
@@ -529,9 +531,8 @@ static void replay_repairs(struct replay *replay)
 {
 	for (uint32_t i = 0; i < replay->repair_count; i++) {
 		struct replay_repair *p = &replay->repairs[i];
-		if (p->replica->deleting ||
-		    !map_repair(replay->co, p->replica->map, p->block, p->old_place, p->crc,
-				p->new_place))
+		if (p->replica->deleting || !map_repair(replay->co, p->replica->map, p->block,
+							p->old_place, p->crc, p->new_place))
 			space_unref(replay->store->space, p->new_place, 1, false);
 	}
 }

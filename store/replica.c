@@ -64,8 +64,8 @@ uint64_t log_entry_hash(const struct log_entry *entry)
 
 struct entry *entry_create(struct store *store, uint32_t crc_count, uint8_t op, bool may_use_heap)
 {
-	size_t bytes = sizeof(struct entry) + ALIGN_UP((size_t)crc_count * 4, 8) +
-		       (size_t)crc_count * 8;
+	size_t bytes =
+		sizeof(struct entry) + ALIGN_UP((size_t)crc_count * 4, 8) + (size_t)crc_count * 8;
 	if (op == RECORD_FILL)
 		bytes += RECORD_FILL_BITMAP_BYTES;
 	struct entry *e = NULL;
@@ -403,8 +403,7 @@ void replica_free(struct store_replica *r)
 
 void replica_issued_reset(struct store_replica *r)
 {
-	struct entry *staged =
-		list_empty(&r->staged) ? NULL : entry_of(r->staged.prev);
+	struct entry *staged = list_empty(&r->staged) ? NULL : entry_of(r->staged.prev);
 	r->issued = (struct replica_issued){
 		.promised = r->promised,
 		.log_epoch = r->log_epoch,
@@ -429,7 +428,7 @@ void replica_issued_reset(struct store_replica *r)
 		r->issued.staged_last = staged->seq;
 		r->issued.staged_hash = staged->hash;
 	}
-	list_for_each(link, &r->fills)
+	list_for_each (link, &r->fills)
 		r->issued.fills++;
 }
 
@@ -519,7 +518,7 @@ static bool adopt_shadow(struct store_replica *r, const struct log_record *recor
 	r->head.commit_target = MAX(old.commit_target, r->shadow_fill_seq);
 	list_splice_back(&r->head.entries, &r->shadow.entries);
 	log_find_next(&r->head);
-	list_for_each(link, &r->head.entries)
+	list_for_each (link, &r->head.entries)
 		entry_of(link)->state &= (uint8_t)~ENTRY_SHADOW;
 	log_init(&r->shadow, 0, 0);
 	map_shadow_adopt(r->map);
@@ -566,7 +565,8 @@ static bool adopt_staged(struct store_replica *r, const struct log_record *recor
 		if (list_empty(&r->staged))
 			return false;
 		struct entry *first = entry_of(r->staged.next), *last = entry_of(r->staged.prev);
-		if (first->prev_hash != base_hash || first->seq != base + 1 || last->seq != record->seq || last->hash != last_hash)
+		if (first->prev_hash != base_hash || first->seq != base + 1 ||
+		    last->seq != record->seq || last->hash != last_hash)
 			return false;
 	} else {
 		staged_clear(r);
@@ -575,7 +575,7 @@ static bool adopt_staged(struct store_replica *r, const struct log_record *recor
 	r->head.last_seq = record->seq;
 	r->head.last_hash = last_hash;
 	r->head.commit_target = MIN(r->head.commit_target, base);
-	list_for_each(link, &r->staged)
+	list_for_each (link, &r->staged)
 		entry_of(link)->state &= (uint8_t)~ENTRY_STAGED;
 	list_splice_back(&r->head.entries, &r->staged);
 	log_find_next(&r->head);
@@ -651,8 +651,7 @@ int replica_apply_shadow_begin(struct store_replica *r, const struct log_record 
 	r->shadow_epoch = record->epoch;
 	r->shadow_fill_seq = 0;
 	r->settled_seq = MAX(r->settled_seq, record->commit_seq);
-	r->shadow_size_blocks =
-		record->length_blocks ? record->length_blocks : r->spec.size_blocks;
+	r->shadow_size_blocks = record->length_blocks ? record->length_blocks : r->spec.size_blocks;
 	return 0;
 }
 

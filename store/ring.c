@@ -123,8 +123,7 @@ static struct selection ring_select(struct store *store)
 {
 	struct selection s = {0};
 	uint32_t target = store->config.batch_payload_bytes / BLOCK_BYTES;
-	list_for_each(link, &store->waiting)
-	{
+	list_for_each (link, &store->waiting) {
 		if (!select_op(&s, op_of(link), target))
 			break;
 	}
@@ -155,8 +154,8 @@ static void encode_record(struct encoder *enc, const struct log_record *record)
 	if (enc->used[enc->block] + bytes > DESC_RECORD_BYTES)
 		enc->block++;
 	assert(enc->block < DESC_BLOCKS_MAX);
-	char *at = enc->batch->desc + (size_t)enc->block * BLOCK_BYTES +
-		   sizeof(struct desc_block) + enc->used[enc->block];
+	char *at = enc->batch->desc + (size_t)enc->block * BLOCK_BYTES + sizeof(struct desc_block) +
+		   enc->used[enc->block];
 	enc->used[enc->block] += (uint32_t)record_encode(record, at);
 	enc->records[enc->block]++;
 }
@@ -391,8 +390,7 @@ static uint32_t encode_header(struct encoder *enc, uint32_t index)
 static uint32_t inline_desc_count(struct store *store, uint32_t op_count)
 {
 	uint32_t blocks = 1, used = 0, seen = 0;
-	list_for_each(link, &store->waiting)
-	{
+	list_for_each (link, &store->waiting) {
 		if (seen++ == op_count)
 			break;
 		struct op_private *p = op_private(op_of(link));
@@ -453,8 +451,7 @@ static void batch_write(struct store *store, struct encoder *enc, const struct s
 	store->prev_crc32c = first_crc;
 	batch_io_add(b, ring_physical(store, b->position), b->desc,
 		     (size_t)b->desc_count * BLOCK_BYTES);
-	list_for_each(link, &b->ops)
-	{
+	list_for_each (link, &b->ops) {
 		struct store_op *op = op_of(link);
 		if (op_payload_blocks(op) > 0)
 			batch_payload_add(b, CONTAINER_OF(op, struct store_append, op),
@@ -644,7 +641,8 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 		op->done(op, 0);
 		return;
 	case OP_REPAIR:
-		op_private(op)->number = 1; /* stable: what is left is the map, which may read a page */
+		op_private(op)->number =
+			1; /* stable: what is left is the map, which may read a page */
 		store->query.repairs++;
 		query_submit(store, op);
 		return;

@@ -39,10 +39,10 @@ struct space_extent {
 };
 
 struct space_geometry {
-	uint64_t data_start; /* first block of the data area */
-	uint64_t size_blocks;/* of the device */
+	uint64_t data_start;  /* first block of the data area */
+	uint64_t size_blocks; /* of the device */
 	struct uuid store_uuid;
-	bool prewrite;	     /* regular file: hand out only blocks below the written frontier */
+	bool prewrite;           /* regular file: hand out only blocks below the written frontier */
 	uint64_t written_blocks; /* the frontier's hint, in blocks of the device */
 };
 
@@ -102,9 +102,10 @@ struct space_info {
 	uint64_t capacity_blocks, allocated_blocks, referenced_blocks, pinned_blocks;
 	uint64_t reserve_blocks;
 	uint64_t promised_blocks;
-	uint64_t unref_errors; /* unreferenced though free or pinned: corruption or a bug, ignored */
+	uint64_t
+		unref_errors; /* unreferenced though free or pinned: corruption or a bug, ignored */
 	uint64_t free_segments;
-	uint64_t written_blocks; /* frontier, for the superblock's hint */
+	uint64_t written_blocks;       /* frontier, for the superblock's hint */
 	uint64_t table_blocks_written; /* by space_write() */
 };
 /* First block of the data area; blocks of the device. */

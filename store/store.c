@@ -327,12 +327,11 @@ static int config_check(const struct store_config *c, struct err *err)
 
 static void store_init_lists(struct store *store)
 {
-	struct list *lists[] = {&store->incoming,	 &store->waiting,
-				&store->unwitnessed,	 &store->finished,
-				&store->reads_active,	 &store->reads_free,
-				&store->reads_queue,	 &store->bulks_free,
-				&store->bulks_queue,	 &store->checkpoint.waiters,
-				&store->checkpoint.tail, &store->query.queue};
+	struct list *lists[] = {
+		&store->incoming,           &store->waiting,         &store->unwitnessed,
+		&store->finished,           &store->reads_active,    &store->reads_free,
+		&store->reads_queue,        &store->bulks_free,      &store->bulks_queue,
+		&store->checkpoint.waiters, &store->checkpoint.tail, &store->query.queue};
 	for (size_t i = 0; i < ARRAY_LEN(lists); i++)
 		list_init(lists[i]);
 	for (uint32_t i = 0; i < BATCHES_IN_FLIGHT_MAX; i++)
@@ -344,7 +343,7 @@ static void store_init_lists(struct store *store)
 static int store_memory(struct store *store)
 {
 	int rc = entry_pool_init(&store->entries,
-			    (size_t)store->config.log_records_max * ENTRY_BYTES_USUAL);
+				 (size_t)store->config.log_records_max * ENTRY_BYTES_USUAL);
 	store->super = env_buf_alloc(store->env, BLOCK_BYTES);
 	store->admission_versions =
 		calloc(STORE_ENTRY_BLOCKS_MAX, sizeof(*store->admission_versions));

@@ -27,18 +27,18 @@
 struct store;
 struct store_replica;
 
-#define STORE_ENTRY_BLOCKS_MAX 256u /* payload of one WRITE entry: 1 MiB */
-#define STORE_READ_BLOCKS_MAX 256u
-#define STORE_CHUNK_BLOCKS 256u /* one map page covers 1 MiB */
+#define STORE_ENTRY_BLOCKS_MAX  256u /* payload of one WRITE entry: 1 MiB */
+#define STORE_READ_BLOCKS_MAX   256u
+#define STORE_CHUNK_BLOCKS      256u         /* one map page covers 1 MiB */
 #define STORE_VOLUME_BLOCKS_MAX (1ull << 34) /* 64 TiB */
 
 /* ---- format, open, close ---- */
 
 struct store_params {
-	struct uuid uuid;	/* zero: a random one */
-	uint64_t size_bytes;	/* regular file: preallocated to this; 0: use what is there */
-	uint64_t ring_bytes;	/* 0: size/16 within 16 MiB .. 1 GiB; multiple of 1 MiB */
-	bool force;		/* overwrite foreign data or another store */
+	struct uuid uuid;    /* zero: a random one */
+	uint64_t size_bytes; /* regular file: preallocated to this; 0: use what is there */
+	uint64_t ring_bytes; /* 0: size/16 within 16 MiB .. 1 GiB; multiple of 1 MiB */
+	bool force;          /* overwrite foreign data or another store */
 };
 
 /*
@@ -50,21 +50,23 @@ struct store_params {
  */
 #define STORE_SIZE_MIN_BYTES (64ull << 20)
 struct co;
-int store_format(struct co *co, struct env *env, const char *path, const struct store_params *params,
-		 struct err *err);
+int store_format(struct co *co, struct env *env, const char *path,
+		 const struct store_params *params, struct err *err);
 
 struct store_config {
-	uint64_t cache_bytes;		/* map page cache; default 16 MiB */
-	uint64_t delta_bytes;		/* changes of the map that are not in pages; default 32 MiB */
-	uint32_t fold_entries;		/* a checkpoint writes the page of a chunk with so many of them (1: of each);
+	uint64_t cache_bytes; /* map page cache; default 16 MiB */
+	uint64_t delta_bytes; /* changes of the map that are not in pages; default 32 MiB */
+	uint32_t
+		fold_entries; /* a checkpoint writes the page of a chunk with so many of them (1: of each);
 					 * the others stay in memory and in the run table, within delta_bytes; default 32 */
 	uint32_t batches_in_flight_max; /* default 4 */
-	uint32_t batch_payload_bytes;	/* redirected batch target; default 128 KiB */
-	uint32_t inline_payload_bytes;	/* of an idle store, at most this much payload goes inline; default 32 KiB */
-	uint32_t log_records_max;	/* records kept since the last checkpoint; default 131072 */
-	uint64_t io_slow_ns;		/* default 2 s: counted, reported */
-	uint64_t io_fail_ns;		/* default 30 s: the store fails */
-	bool read_only;			/* check, dump: no recovery writes, no locks beyond shared */
+	uint32_t batch_payload_bytes;   /* redirected batch target; default 128 KiB */
+	uint32_t
+		inline_payload_bytes; /* of an idle store, at most this much payload goes inline; default 32 KiB */
+	uint32_t log_records_max; /* records kept since the last checkpoint; default 131072 */
+	uint64_t io_slow_ns;      /* default 2 s: counted, reported */
+	uint64_t io_fail_ns;      /* default 30 s: the store fails */
+	bool read_only;           /* check, dump: no recovery writes, no locks beyond shared */
 	/* Simulated crashes: names the store while store_open() is at it, so that what a kill leaves of it
 	 * can be given to store_discard(). NULL: nobody asks. */
 	struct store **opening;
@@ -92,7 +94,7 @@ struct store_info {
 	uint64_t incarnation;
 	uint64_t root_generation;
 	uint64_t capacity_blocks; /* data area */
-	uint64_t used_blocks;	  /* data area blocks referenced or pinned */
+	uint64_t used_blocks;     /* data area blocks referenced or pinned */
 	uint64_t reserved_blocks; /* kept for checkpoint, adoption, delete, overwrite */
 	uint64_t ring_blocks, ring_used_blocks;
 	uint64_t cache_bytes, delta_bytes;
@@ -101,9 +103,10 @@ struct store_info {
 	bool failed;
 	/* counters since open */
 	uint64_t batches, batches_inline, records, payload_blocks, pieces, checkpoints;
-	uint64_t blocks_written; /* everything that was sent to the device, in blocks; not the prewriter's zeros */
+	uint64_t
+		blocks_written; /* everything that was sent to the device, in blocks; not the prewriter's zeros */
 	uint64_t pages_read, pages_written; /* by checkpoints: map pages */
-	uint64_t map_blocks_read; /* map pages and index blocks, look-ups included */
+	uint64_t map_blocks_read;           /* map pages and index blocks, look-ups included */
 	uint64_t reads, read_blocks, crc_errors, io_slow;
 };
 void store_info(const struct store *store, struct store_info *ret);
@@ -130,16 +133,17 @@ struct store_replica_spec {
 /* Known after recovery, updated as operations become stable. */
 struct store_replica_info {
 	struct store_replica_spec spec;
-	uint64_t promised;	/* P */
-	uint64_t log_epoch;	/* G */
-	uint64_t last_seq;	/* L: stable */
-	uint64_t last_hash;	/* log hash at L */
-	uint64_t commit_seq;	/* K as far as known; <= L */
-	uint64_t commit_hash;	/* log hash at K */
-	uint64_t floor_seq;	/* entries above it can be read with store_log_read */
-	uint64_t checkpoint_seq;/* in the durable map: K is never below it again */
-	uint64_t settled_seq;	/* store_settle(): zeros up to here may be missing in store_changes() */
-	bool suspect;		/* rot in the log: entries in (suspect_after, suspect_until] may be missing */
+	uint64_t promised;       /* P */
+	uint64_t log_epoch;      /* G */
+	uint64_t last_seq;       /* L: stable */
+	uint64_t last_hash;      /* log hash at L */
+	uint64_t commit_seq;     /* K as far as known; <= L */
+	uint64_t commit_hash;    /* log hash at K */
+	uint64_t floor_seq;      /* entries above it can be read with store_log_read */
+	uint64_t checkpoint_seq; /* in the durable map: K is never below it again */
+	uint64_t
+		settled_seq; /* store_settle(): zeros up to here may be missing in store_changes() */
+	bool suspect; /* rot in the log: entries in (suspect_after, suspect_until] may be missing */
 	uint64_t suspect_after;
 	uint64_t suspect_until;    /* UINT64_MAX: nobody knows how far the log went */
 	uint64_t loss_first_block; /* among what is missing were writes to these blocks; others may
@@ -147,11 +151,12 @@ struct store_replica_info {
 	uint64_t loss_end_block;   /* gone elsewhere. Equal: none is known */
 	bool map_damaged; /* suspect for its map, not its log: nothing but deletion or resync helps
 			   */
-	bool shadow;		/* a shadow resync is under way */
-	uint64_t shadow_last_seq;/* its L */
-	uint64_t lease_boot_id; /* of the last LEASE record; 0 none */
+	bool shadow;      /* a shadow resync is under way */
+	uint64_t shadow_last_seq; /* its L */
+	uint64_t lease_boot_id;   /* of the last LEASE record; 0 none */
 	uint64_t lease_term_ns;
-	uint64_t used_blocks;	/* data blocks that the map refers to (approximate between checkpoints) */
+	uint64_t
+		used_blocks; /* data blocks that the map refers to (approximate between checkpoints) */
 };
 
 /* NULL when there is none. Valid until deleted. */
@@ -184,22 +189,22 @@ void store_replica_delete(struct store_replica *replica, struct store_op *op);
 
 enum log_op {
 	LOG_WRITE = 1,
-	LOG_ZERO = 2,	/* any length; discard and write-zeroes */
-	LOG_SNAP = 3,	/* refused in this version: -ENOTSUP */
+	LOG_ZERO = 2,     /* any length; discard and write-zeroes */
+	LOG_SNAP = 3,     /* refused in this version: -ENOTSUP */
 	LOG_ROLLBACK = 4, /* refused in this version: -ENOTSUP */
-	LOG_RESIZE = 5, /* address_blocks is the new size; shrinking is refused: -EINVAL */
+	LOG_RESIZE = 5,   /* address_blocks is the new size; shrinking is refused: -EINVAL */
 	LOG_NOP = 6,
 };
 #define LOG_FLUSH_MARK 1u /* flag: the client asked for a flush here */
 
 /* The replicated part of a record: the same on every replica. */
 struct log_entry {
-	uint64_t epoch;		/* of the coordinator that issued it */
-	uint64_t seq;		/* 1.. without gaps */
-	uint64_t prev_hash;	/* log hash before this entry */
-	uint64_t commit_seq;	/* K when it was sent; not part of the hash */
+	uint64_t epoch;      /* of the coordinator that issued it */
+	uint64_t seq;        /* 1.. without gaps */
+	uint64_t prev_hash;  /* log hash before this entry */
+	uint64_t commit_seq; /* K when it was sent; not part of the hash */
 	uint64_t time_ms;
-	uint8_t op;		/* enum log_op */
+	uint8_t op; /* enum log_op */
 	uint8_t flags;
 	uint64_t address_blocks;
 	uint64_t length_blocks;
@@ -306,8 +311,10 @@ void store_log_read(struct store_replica *replica, struct store_log_read *read);
 /* state of a block in block_state[] */
 #define STORE_BLOCK_ZERO 0u
 #define STORE_BLOCK_DATA 1u
-#define STORE_BLOCK_OLD 0x80u /* store_changes only, or'ed in: its version is known to be <= since_seq */
-#define STORE_BLOCK_BAD 2u /* its stored copy does not match its crc, or its map page is unreadable */
+#define STORE_BLOCK_OLD \
+	0x80u /* store_changes only, or'ed in: its version is known to be <= since_seq */
+#define STORE_BLOCK_BAD \
+	2u /* its stored copy does not match its crc, or its map page is unreadable */
 
 /*
  * Reads the newest stable state. Every overlapping entry issued before is waited for. With buf NULL
@@ -318,9 +325,9 @@ struct store_read {
 	struct store_op op;
 	uint64_t address_blocks;
 	uint32_t length_blocks; /* 1..STORE_READ_BLOCKS_MAX */
-	void *buf;		/* 4096-aligned, or NULL */
-	uint32_t *crc32c;	/* out, one per block */
-	uint8_t *block_state;	/* out, one per block */
+	void *buf;              /* 4096-aligned, or NULL */
+	uint32_t *crc32c;       /* out, one per block */
+	uint8_t *block_state;   /* out, one per block */
 	bool committed; /* not the newest: the map's state, which has only committed entries */
 };
 void store_read(struct store_replica *replica, struct store_read *read);
@@ -363,7 +370,7 @@ struct store_changes {
 	struct store_op op;
 	uint64_t since_seq;
 	uint64_t chunk_cursor;
-	uint64_t chunk;	     /* out */
+	uint64_t chunk;      /* out */
 	uint64_t commit_seq; /* out: every committed entry up to here is in the state */
 	uint32_t crc32c[STORE_CHUNK_BLOCKS];
 	uint8_t block_state[STORE_CHUNK_BLOCKS];
@@ -380,11 +387,12 @@ void store_changes(struct store_replica *replica, struct store_changes *changes)
  */
 struct store_shadow {
 	struct store_op op;
-	uint64_t epoch;	    /* P must be this */
+	uint64_t epoch;     /* P must be this */
 	uint64_t first_seq; /* the live stream's first entry */
 	uint64_t prev_hash;
 	uint64_t size_blocks; /* of the volume before first_seq; 0: as the replica knows it */
-	uint64_t settled_seq; /* of what it is filled from; becomes the replica's when that is higher */
+	uint64_t
+		settled_seq; /* of what it is filled from; becomes the replica's when that is higher */
 };
 void store_shadow_begin(struct store_replica *replica, struct store_shadow *shadow);
 void store_shadow_drop(struct store_replica *replica, struct store_op *op);
@@ -393,10 +401,10 @@ struct store_fill {
 	struct store_op op;
 	uint64_t at_seq;
 	uint64_t address_blocks;
-	uint32_t length_blocks;	    /* within one chunk */
-	const uint32_t *crc32c;	    /* per block */
+	uint32_t length_blocks;     /* within one chunk */
+	const uint32_t *crc32c;     /* per block */
 	const uint8_t *block_state; /* ZERO or DATA per block */
-	const void *buf;	    /* 4096-aligned; payload of the DATA blocks, at their position */
+	const void *buf; /* 4096-aligned; payload of the DATA blocks, at their position */
 };
 void store_shadow_fill(struct store_replica *replica, struct store_fill *fill);
 

@@ -136,7 +136,8 @@ int table_read(struct co *co, struct store *store, const struct block_ptr *last,
 	struct chain chain = {0};
 	int rc = chain_load(co, store, *last, kind, &chain, places, err);
 	for (uint32_t i = chain.count; i > 0 && rc == 0; i--)
-		rc = fn(ctx, (const struct table_block *)(chain.blocks + (size_t)(i - 1) * BLOCK_BYTES));
+		rc = fn(ctx,
+			(const struct table_block *)(chain.blocks + (size_t)(i - 1) * BLOCK_BYTES));
 	free(take(store->table_chain));
 	return rc;
 }

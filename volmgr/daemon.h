@@ -27,7 +27,8 @@
 
 #define DAEMON_PATH_BYTES    256
 #define DAEMON_ADDRESS_BYTES 128
-#define DAEMON_STOP_MS       10000 /* an orderly end takes at most this, then the process exits with 1 \
+#define DAEMON_STOP_MS \
+	10000 /* an orderly end takes at most this, then the process exits with 1 \
 				    */
 
 /* The first member of every role's options. */
@@ -89,7 +90,8 @@ struct daemon_options {
 		 .max = 8,                                                                     \
 		 .metavar = "US",                                                              \
 		 .help = "While busy, let no processor idle so deeply that waking it takes "   \
-			 "longer: microseconds, off, or auto (0 where a halt leaves a guest, else 2)"}, \
+			 "longer: microseconds, off, or auto (0 where a halt leaves a guest, " \
+			 "else 2)"},                                                           \
 		{.name = "metrics",                                                            \
 		 .type = CONFIG_STRING,                                                        \
 		 .offset = offsetof(struct daemon_options, metrics),                           \
@@ -164,7 +166,8 @@ const char *daemon_cpus(const struct daemon *daemon, char *buf, size_t buf_bytes
 /* "off" (or refused), "ready" or "held". */
 const char *daemon_cpu_latency(const struct daemon *daemon);
 /* All but what only the role knows (insecure_tcp), from the arena. */
-Holdfast__V1__ProcessInfo *daemon_report(const struct daemon *daemon, const char *role, struct arena *arena);
+Holdfast__V1__ProcessInfo *daemon_report(const struct daemon *daemon, const char *role,
+					 struct arena *arena);
 /* Between daemon.c and daemon_cpu.c. */
 int daemon_cpu_check(const struct daemon_options *options, struct err *err);
 int daemon_cpu_open(struct daemon *daemon, const struct daemon_options *options, struct err *err);

@@ -20,8 +20,9 @@ static int latency_parse(const char *text, uint32_t *ret_us, struct err *err)
 	else if (config_parse_number(CONFIG_UINT, text, &us) == 0 && us <= CPU_LATENCY_US_MAX)
 		*ret_us = (uint32_t)us;
 	else
-		return err_set(err, -EINVAL, "cpu-latency '%.40s': must be auto, off, or 0 to %d microseconds", text,
-			       CPU_LATENCY_US_MAX);
+		return err_set(err, -EINVAL,
+			       "cpu-latency '%.40s': must be auto, off, or 0 to %d microseconds",
+			       text, CPU_LATENCY_US_MAX);
 	return 0;
 }
 
@@ -83,8 +84,8 @@ void daemon_cpu_settle(struct daemon *daemon)
 		daemon->cpus = (struct cpu_list){0};
 		return;
 	}
-	log_event(LOG_INFO, "daemon", "cpus", "name=%s cpus=%s reason=disk_interrupts", daemon->name,
-		  cpu_list_format(&daemon->cpus, text, sizeof(text)));
+	log_event(LOG_INFO, "daemon", "cpus", "name=%s cpus=%s reason=disk_interrupts",
+		  daemon->name, cpu_list_format(&daemon->cpus, text, sizeof(text)));
 }
 
 const char *daemon_cpus(const struct daemon *daemon, char *buf, size_t buf_bytes)

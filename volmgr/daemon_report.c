@@ -7,7 +7,8 @@
 #include "volmgr/daemon.h"
 #include "volmgr/records.h"
 
-Holdfast__V1__ProcessInfo *daemon_report(const struct daemon *daemon, const char *role, struct arena *arena)
+Holdfast__V1__ProcessInfo *daemon_report(const struct daemon *daemon, const char *role,
+					 struct arena *arena)
 {
 	char cpus[128];
 	Holdfast__V1__ProcessInfo *out = ARENA_MESSAGE(arena, ProcessInfo, process_info);

@@ -19,14 +19,14 @@
 
 #include "base/log.h"
 
-#define BEAT_INTERVAL_NS 500000000ull
+#define BEAT_INTERVAL_NS     500000000ull
 #define BEAT_INTERVAL_MIN_NS 50000000ull
 #define BEAT_INTERVAL_MAX_NS 10000000000ull
-#define BEAT_RETRY_NS 200000000ull
-#define BEAT_TIMEOUT_MS 3000
-#define LISTEN_LATE_NS 1500000000ull
+#define BEAT_RETRY_NS        200000000ull
+#define BEAT_TIMEOUT_MS      3000
+#define LISTEN_LATE_NS       1500000000ull
 #define LISTEN_AGAIN_NS      20000000ull
-#define SERVER_DRAIN_MS 300
+#define SERVER_DRAIN_MS      300
 #define IDLE_INTERVAL_NS     4000000000ull
 
 static const struct config_option gateway_option_list[] = {
@@ -228,8 +228,8 @@ static void addresses_follow(struct gateway *g, const Holdfast__V1__GatewayHeart
 				&CONTAINER_OF(link, struct gateway_volume, link)
 					 ->meta.coordinator_volume;
 			for (uint32_t j = 0; j < volume->member_count; j++)
-				is_used = is_used ||
-					  uuid_equal(&volume->members[j].node_uuid, &uuid);
+				is_used =
+					is_used || uuid_equal(&volume->members[j].node_uuid, &uuid);
 		}
 		if (is_used)
 			(void)peers_get(g->peers, &uuid, reply->nodes[i]->address);
@@ -311,15 +311,18 @@ static void beat_done(struct rpc_async *async)
 	async->response = NULL;
 	if (!g->is_stopping)
 		env_timer_after(g->daemon->env, &g->timer,
-				g->event_count > 0 ? MIN(g->interval_ns, BEAT_RETRY_NS) : g->interval_ns);
+				g->event_count > 0 ? MIN(g->interval_ns, BEAT_RETRY_NS)
+						   : g->interval_ns);
 	stop_check(g);
 }
 
-static void beat_events(struct gateway *g, Holdfast__V1__GatewayHeartbeat *beat, struct arena *arena)
+static void beat_events(struct gateway *g, Holdfast__V1__GatewayHeartbeat *beat,
+			struct arena *arena)
 {
 	beat->events = ARENA_ARRAY(arena, Holdfast__V1__Event *, g->event_count);
 	for (uint32_t i = 0; i < g->event_count; i++) {
-		const struct gateway_event *from = &g->events[(g->event_head + i) % GATEWAY_EVENTS_MAX];
+		const struct gateway_event *from =
+			&g->events[(g->event_head + i) % GATEWAY_EVENTS_MAX];
 		Holdfast__V1__Event *event = ARENA_MESSAGE(arena, Event, event);
 		event->time_ms = from->time_ms;
 		event->level = arena_copy(arena, event_level_name(from->level));

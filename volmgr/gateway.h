@@ -13,9 +13,9 @@
 #include "volmgr/nbd.h"
 #include "volmgr/records.h"
 
-#define GATEWAY_VOLUMES_MAX 256
-#define GATEWAY_EVENTS_MAX 64 /* waiting to be told; older ones give way */
-#define GATEWAY_WAITERS_MAX 8 /* calls that wait for one volume */
+#define GATEWAY_VOLUMES_MAX  256
+#define GATEWAY_EVENTS_MAX   64 /* waiting to be told; older ones give way */
+#define GATEWAY_WAITERS_MAX  8  /* calls that wait for one volume */
 #define GATEWAY_FINDINGS_MAX 256
 #define GATEWAY_METRICS      4
 
@@ -36,15 +36,22 @@ struct gateway_meta {
 	struct coordinator_meta table; /* what the coordinator calls */
 	struct rpc_async async;
 	struct env_timer start; /* calls begin on the loop's own stack, not on a coroutine's */
-	bool is_running;	/* start or async */
-	enum { META_IDLE, META_READ_VOLUME, META_READ_NODES, META_WRITE_TAKE, META_READ_OPENED,
-	       META_WRITE_OPENED } phase;
+	bool is_running;        /* start or async */
+	enum {
+		META_IDLE,
+		META_READ_VOLUME,
+		META_READ_NODES,
+		META_WRITE_TAKE,
+		META_READ_OPENED,
+		META_WRITE_OPENED
+	} phase;
 	uint32_t attempts;
 	struct volume_record record; /* as read, then as written */
 	uint64_t mod_revision;
 	uint64_t epoch; /* that opened() is for */
 	struct coordinator_volume coordinator_volume;
-	void (*taken)(void *ctx, int status, uint64_t epoch, const struct coordinator_volume *volume);
+	void (*taken)(void *ctx, int status, uint64_t epoch,
+		      const struct coordinator_volume *volume);
 	void (*opened)(void *ctx, int status);
 	void *done_ctx;
 };
@@ -72,7 +79,7 @@ struct gateway_volume {
 	bool is_exported;
 	bool export_failed; /* said so already */
 	bool read_only;
-	char listen[ADDRESS_BYTES]; /* as asked for; "" is the gateway's own socket only */
+	char listen[ADDRESS_BYTES];  /* as asked for; "" is the gateway's own socket only */
 	char address[ADDRESS_BYTES]; /* as bound */
 	struct nbd_listener *listener;
 	/* the end */

@@ -21,9 +21,9 @@
 #include "base/log.h"
 #include "volmgr/lifecycle.h"
 
-#define CALL_TIMEOUT_MS 3000
+#define CALL_TIMEOUT_MS     3000
 #define OPENED_ATTEMPTS_MAX 8
-#define NODES_LIMIT 1000
+#define NODES_LIMIT         1000
 
 enum { COMPARE_MOD_REVISION = 2, RELATION_EQUAL = 0, OP_PUT = 0 };
 
@@ -44,7 +44,8 @@ static void meta_end(struct gateway_meta *meta, int status)
 		gateway_volume_step_soon(meta->volume);
 }
 
-static void meta_call(struct gateway_meta *meta, const char *method, const ProtobufCMessage *message)
+static void meta_call(struct gateway_meta *meta, const char *method,
+		      const ProtobufCMessage *message)
 {
 	const struct rpc_request request = {
 		.service = &holdfast__v1__meta__descriptor,
@@ -88,8 +89,8 @@ static int volume_decode(struct gateway_meta *meta, const Holdfast__V1__MetaRang
 
 	if (reply->n_kvs != 1)
 		return -ESHUTDOWN; /* the volume was deleted */
-	rc = volume_record_decode(reply->kvs[0]->value.data, reply->kvs[0]->value.len, &meta->record,
-				  &err);
+	rc = volume_record_decode(reply->kvs[0]->value.data, reply->kvs[0]->value.len,
+				  &meta->record, &err);
 	if (rc < 0) {
 		log_event(LOG_ERROR, "gateway", "record_bad", "vol=%s error=%s", meta->volume->name,
 			  LOG_Q(err_text(&err)));

@@ -24,7 +24,8 @@ static Holdfast__V1__ReplicaInfo *replica_report(const struct gateway_volume *v,
 	out->seq = replica->last_seq;
 	out->commit_seq = replica->commit_seq;
 	out->lag_entries = replica->lag_entries;
-	out->resync_bytes = replica->resync_bytes ? replica->resync_bytes : replica->resync_bytes_last;
+	out->resync_bytes =
+		replica->resync_bytes ? replica->resync_bytes : replica->resync_bytes_last;
 	out->resync_chunks_done = replica->resync_chunks_done;
 	out->resync_chunks_total = replica->resync_chunks_total;
 	out->note = arena_copy(arena, replica->state == REPLICA_LIVE ? "" : replica->note);
@@ -175,7 +176,8 @@ int gateway_volume_metrics_add(struct gateway_volume *v)
 	int rc = 0;
 
 	for (size_t i = 0; i < VOLUME_METRICS && rc == 0; i++)
-		rc = metric_add(v->gateway->daemon->metrics, metrics[i], &volume_descs[i], labels, 1);
+		rc = metric_add(v->gateway->daemon->metrics, metrics[i], &volume_descs[i], labels,
+				1);
 	if (rc < 0)
 		log_event(LOG_WARN, "gateway", "metrics_missing", "vol=%s error=%s", v->name,
 			  err_name(rc));

@@ -141,8 +141,8 @@ static void handle_repair(void *ctx, struct rpc_call *call)
 		return;
 	coordinator_info(v->coordinator, &info);
 	for (uint32_t i = 0; i < info.replica_count; i++)
-		is_known = is_known ||
-			   strcmp(info.replicas[i].member.node_name, request->node) == 0;
+		is_known =
+			is_known || strcmp(info.replicas[i].member.node_name, request->node) == 0;
 	if (!is_known)
 		rpc_call_fail(call, RPC_NOT_FOUND, "volume '%s' has no replica on node '%.63s'",
 			      v->name, request->node);

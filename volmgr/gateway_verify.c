@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define TICK_NS 100000000ull
+#define TICK_NS     100000000ull
 #define AWAY_NS     10000000000ull
 #define CHUNK_BYTES ((uint64_t)STORE_CHUNK_BLOCKS * BLOCK_BYTES)
 
@@ -71,7 +71,8 @@ static Holdfast__V1__VerifyProgress *progress_make(struct gateway_verify *gv, st
 	out->findings = ARENA_ARRAY(arena, Holdfast__V1__VerifyFinding *, gv->finding_count + 1);
 	for (uint32_t i = 0; i < gv->finding_count; i++) {
 		const struct finding *from = &gv->findings[i];
-		Holdfast__V1__VerifyFinding *f = ARENA_MESSAGE(arena, VerifyFinding, verify_finding);
+		Holdfast__V1__VerifyFinding *f =
+			ARENA_MESSAGE(arena, VerifyFinding, verify_finding);
 		f->volume = arena_copy(arena, gv->volume->name);
 		f->node = arena_copy(arena, from->node);
 		f->replica_uuid = arena_uuid(arena, &from->replica_uuid);
@@ -80,7 +81,8 @@ static Holdfast__V1__VerifyProgress *progress_make(struct gateway_verify *gv, st
 		out->findings[out->n_findings++] = f;
 	}
 	if (gv->dropped_count) {
-		Holdfast__V1__VerifyFinding *f = ARENA_MESSAGE(arena, VerifyFinding, verify_finding);
+		Holdfast__V1__VerifyFinding *f =
+			ARENA_MESSAGE(arena, VerifyFinding, verify_finding);
 		f->volume = arena_copy(arena, gv->volume->name);
 		f->what = arena_text(arena, "and %lu more that are not listed",
 				     (unsigned long)gv->dropped_count);

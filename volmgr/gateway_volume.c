@@ -186,8 +186,8 @@ int gateway_volume_taken(struct gateway_volume *v, uint64_t size_bytes)
 	v->dev = blockdev_coordinator_create(g->daemon->env, v->coordinator, &config);
 	if (!v->dev)
 		return -ENOMEM;
-	if (blockdev_align_create(g->daemon->env, blockdev_coordinator_dev(v->dev), &align, &v->align,
-				  NULL) < 0) {
+	if (blockdev_align_create(g->daemon->env, blockdev_coordinator_dev(v->dev), &align,
+				  &v->align, NULL) < 0) {
 		blockdev_coordinator_destroy(v->dev);
 		v->dev = NULL;
 		return -ENOMEM;
@@ -253,8 +253,9 @@ int gateway_volume_attach(struct gateway *g, const char *name, uint64_t intent_i
 	if (!g->peers)
 		return err_set(err, -ENOTCONN, "the gateway has not joined a cluster yet");
 	if (g->is_stopping || g->volume_count == GATEWAY_VOLUMES_MAX)
-		return err_set(err, -ENOSPC, g->is_stopping ? "the gateway is stopping"
-							    : "the gateway has 256 volumes, its limit");
+		return err_set(err, -ENOSPC,
+			       g->is_stopping ? "the gateway is stopping"
+					      : "the gateway has 256 volumes, its limit");
 	v = calloc(1, sizeof(*v));
 	if (!v)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -273,7 +274,8 @@ int gateway_volume_attach(struct gateway *g, const char *name, uint64_t intent_i
 		free(v);
 		return err_set(err, -ENOMEM, "out of memory");
 	}
-	log_event(LOG_INFO, "gateway", "attach", "vol=%s intent=%lu", name, (unsigned long)intent_id);
+	log_event(LOG_INFO, "gateway", "attach", "vol=%s intent=%lu", name,
+		  (unsigned long)intent_id);
 	*ret = v;
 	return 0;
 }
@@ -314,10 +316,11 @@ static int listener_open(struct gateway_volume *v, const char *listen, struct er
 	int rc;
 
 	if (!address_is_loopback(listen) && !g->options->insecure_tcp)
-		return err_set(err, -EINVAL,
-			       "listen '%s': only unix sockets and loopback TCP; nothing is encrypted "
-			       "(the gateway's --insecure-tcp allows it)",
-			       listen);
+		return err_set(
+			err, -EINVAL,
+			"listen '%s': only unix sockets and loopback TCP; nothing is encrypted "
+			"(the gateway's --insecure-tcp allows it)",
+			listen);
 	rc = nbd_server_listen(g->nbd, listen, &exports, &v->listener, err);
 	if (rc < 0)
 		return err_wrap(err, rc, "listen '%s'", listen);
@@ -334,14 +337,15 @@ int gateway_volume_export(struct gateway_volume *v, const char *listen, bool rea
 	if (v->is_exported && strcmp(v->listen, listen) == 0 && v->read_only == read_only)
 		return 0;
 	if (v->is_exported)
-		return err_set(err, -EBUSY,
-			       "volume '%s' is exported %s%s%s; end that export first", v->name,
-			       v->read_only ? "read-only " : "", *v->listen ? "at " : "",
+		return err_set(err, -EBUSY, "volume '%s' is exported %s%s%s; end that export first",
+			       v->name, v->read_only ? "read-only " : "", *v->listen ? "at " : "",
 			       *v->listen ? v->listen : "on the gateway's socket");
 	if (v->is_disconnecting || v->is_ending)
-		return err_set(err, -EAGAIN, "volume '%s': its last export is still ending", v->name);
+		return err_set(err, -EAGAIN, "volume '%s': its last export is still ending",
+			       v->name);
 	if (strlen(listen) >= sizeof(v->listen))
-		return err_set(err, -EINVAL, "listen: longer than %zu bytes", sizeof(v->listen) - 1);
+		return err_set(err, -EINVAL, "listen: longer than %zu bytes",
+			       sizeof(v->listen) - 1);
 	if (*listen)
 		rc = listener_open(v, listen, err);
 	if (rc < 0)
@@ -373,8 +377,8 @@ void gateway_volume_unexport(struct gateway_volume *v)
 	v->listen[0] = v->address[0] = 0;
 	if (v->align && !v->is_disconnecting) {
 		v->is_disconnecting = true;
-		v->disconnect = (struct nbd_disconnect){
-			.done = disconnected, .dev = blockdev_align_dev(v->align)};
+		v->disconnect = (struct nbd_disconnect){.done = disconnected,
+							.dev = blockdev_align_dev(v->align)};
 		nbd_server_disconnect(v->gateway->nbd, v->disconnect.dev, &v->disconnect);
 	}
 	gateway_volume_step_soon(v);

@@ -53,8 +53,8 @@ void job_bind(struct manager_job *job, void (*next)(struct manager_job *job))
 		err_set(&job->err, -EBUSY, "volume '%s': gateway '%s' is offline", job->name,
 			job->gateway);
 	else if (gateway == NULL)
-		err_set(&job->err, -EBUSY,
-			"volume '%s': no gateway is online that could attach it", job->name);
+		err_set(&job->err, -EBUSY, "volume '%s': no gateway is online that could attach it",
+			job->name);
 	if (job->err.code < 0) {
 		next(job);
 		return;

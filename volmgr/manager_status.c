@@ -364,7 +364,8 @@ static void processes_fill(struct manager *m, struct arena *arena, Holdfast__V1_
 
 static void warnings_fill(struct manager *m, struct arena *arena, Holdfast__V1__StatusReply *reply)
 {
-	reply->warnings = ARENA_ARRAY(arena, char *, m->node_count * (1 + NODE_STORES_MAX) + reply->n_processes + 3);
+	reply->warnings = ARENA_ARRAY(
+		arena, char *, m->node_count *(1 + NODE_STORES_MAX) + reply->n_processes + 3);
 	for (size_t i = 0; i < reply->n_processes; i++)
 		if (reply->processes[i]->insecure_tcp)
 			reply->warnings[reply->n_warnings++] = arena_text(

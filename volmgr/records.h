@@ -35,7 +35,7 @@
 
 #define VOLUMES_PREFIX "/volumes/"
 #define NODES_PREFIX   "/nodes/"
-#define ALIVE_PREFIX "/alive/" /* not below /nodes/, whose listing holds records only */
+#define ALIVE_PREFIX   "/alive/" /* not below /nodes/, whose listing holds records only */
 #define EXPORTS_PREFIX "/exports/"
 #define EVENTS_PREFIX  "/events/"
 #define EVENTS_MAX     10000 /* kept in the journal; older ones are deleted */

@@ -19,8 +19,8 @@
 #include "base/types.h"
 
 #define RPC_MESSAGE_BYTES_DEFAULT (4u << 20) /* also what most other clients accept */
-#define RPC_TEXT_BYTES_MAX	  512	     /* status texts are clipped here, zero included */
-#define RPC_ADDRESS_BYTES_MAX	  128
+#define RPC_TEXT_BYTES_MAX        512        /* status texts are clipped here, zero included */
+#define RPC_ADDRESS_BYTES_MAX     128
 
 /* ---- status codes ---- */
 
@@ -56,8 +56,8 @@ enum rpc_code {
  * not in the table is EREMOTEIO.
  */
 enum rpc_code rpc_code_of_errno(int error); /* takes 0, -errno or errno */
-int rpc_errno_of_code(int code);	    /* 0 or -errno */
-const char *rpc_code_name(int code);	    /* "NOT_FOUND"; "UNKNOWN" for what is no code */
+int rpc_errno_of_code(int code);            /* 0 or -errno */
+const char *rpc_code_name(int code);        /* "NOT_FOUND"; "UNKNOWN" for what is no code */
 
 /* ---- messages ---- */
 
@@ -82,9 +82,9 @@ struct rpc_server_config {
 	 * worker_count threads of the server. Handlers on workers may block, on a loop they may not.
 	 */
 	struct loop *loop;
-	uint32_t worker_count;	  /* 0: 4 */
-	uint32_t queue_max;	  /* calls waiting for a worker or the loop; 0: 256 */
-	uint32_t calls_max;	  /* calls waiting, running or not yet answered; 0: 1024 */
+	uint32_t worker_count;    /* 0: 4 */
+	uint32_t queue_max;       /* calls waiting for a worker or the loop; 0: 256 */
+	uint32_t calls_max;       /* calls waiting, running or not yet answered; 0: 1024 */
 	size_t message_bytes_max; /* of one request, response or stream message; 0: 4 MiB */
 };
 
@@ -194,8 +194,8 @@ int rpc_call_send(struct rpc_call *call, const ProtobufCMessage *message);
  * worker as long as the client's deadline lets it. */
 int rpc_call_send_wait(struct rpc_call *call, const ProtobufCMessage *message);
 /* callback(ctx, call) after each message that rpc_call_send() took, when the next may be sent. */
-void rpc_call_on_writable(struct rpc_call *call,
-			  void (*callback)(void *ctx, struct rpc_call *call), void *ctx);
+void rpc_call_on_writable(struct rpc_call *call, void (*callback)(void *ctx, struct rpc_call *call),
+			  void *ctx);
 /* Ends a stream with OK, after what was sent. */
 void rpc_call_finish(struct rpc_call *call);
 
@@ -221,7 +221,7 @@ struct rpc_request {
 	const ProtobufCServiceDescriptor *service;
 	const char *method;
 	const ProtobufCMessage *message; /* of the method's input type; stays the caller's */
-	uint32_t timeout_ms;		 /* unary: 1 or more; stream: 0 is no deadline */
+	uint32_t timeout_ms;             /* unary: 1 or more; stream: 0 is no deadline */
 };
 
 /*
@@ -237,12 +237,12 @@ int rpc_client_call(struct rpc_client *client, const struct rpc_request *request
 
 /* An asynchronous unary call; embedded in the caller's object, zero before use. */
 struct rpc_async {
-	struct loop *loop;			/* set by the caller */
-	void (*done)(struct rpc_async *async);	/* set by the caller; on the loop, exactly once */
-	ProtobufCMessage *response;		/* in done: NULL on error; the callee frees it */
-	struct err err;				/* in done: code 0 on success */
-	struct loop_msg msg;			/* the room's */
-	struct rpc_client_call *call;		/* the room's */
+	struct loop *loop;                     /* set by the caller */
+	void (*done)(struct rpc_async *async); /* set by the caller; on the loop, exactly once */
+	ProtobufCMessage *response;            /* in done: NULL on error; the callee frees it */
+	struct err err;                        /* in done: code 0 on success */
+	struct loop_msg msg;                   /* the room's */
+	struct rpc_client_call *call;          /* the room's */
 };
 /* On async->loop. Every outcome, also -EINVAL, comes through done(). */
 void rpc_client_start(struct rpc_client *client, const struct rpc_request *request,

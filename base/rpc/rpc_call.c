@@ -215,8 +215,8 @@ int rpc_call_send_wait(struct rpc_call *call, const ProtobufCMessage *message)
 	return call_send(call, message, true);
 }
 
-void rpc_call_on_writable(struct rpc_call *call,
-			  void (*callback)(void *ctx, struct rpc_call *call), void *ctx)
+void rpc_call_on_writable(struct rpc_call *call, void (*callback)(void *ctx, struct rpc_call *call),
+			  void *ctx)
 {
 	pthread_mutex_lock(&call->mutex);
 	call->writable_cb = callback;
@@ -392,7 +392,8 @@ void rpc_call_begin(struct server_accept *accept)
 	call_ref(call);
 	rpc_batch_start(call->core, &close, 1, &call->close_event);
 	if (!rpc_server_find(server, call))
-		rpc_call_fail(call, RPC_UNIMPLEMENTED, "method '%s' is not served here", call->name);
+		rpc_call_fail(call, RPC_UNIMPLEMENTED, "method '%s' is not served here",
+			      call->name);
 	else if (!has_room)
 		rpc_call_fail(call, RPC_RESOURCE_EXHAUSTED,
 			      "%u calls are under way already, calls_max is %u", server->calls_max,
@@ -422,8 +423,7 @@ const char *rpc_call_peer(struct rpc_call *call)
 	return call->peer;
 }
 
-ssize_t rpc_call_metadata(const struct rpc_call *call, const char *key, char *ret,
-			  size_t ret_bytes)
+ssize_t rpc_call_metadata(const struct rpc_call *call, const char *key, char *ret, size_t ret_bytes)
 {
 	for (size_t i = 0; i < call->metadata.count; i++) {
 		const grpc_metadata *entry = &call->metadata.metadata[i];
@@ -449,9 +449,9 @@ uint64_t rpc_call_time_left_ns(const struct rpc_call *call)
 	gpr_timespec infinite = gpr_inf_future(call->details.deadline.clock_type);
 	if (gpr_time_cmp(call->details.deadline, infinite) == 0)
 		return UINT64_MAX;
-	gpr_timespec left = gpr_time_sub(
-		gpr_convert_clock_type(call->details.deadline, GPR_CLOCK_MONOTONIC),
-		gpr_now(GPR_CLOCK_MONOTONIC));
+	gpr_timespec left =
+		gpr_time_sub(gpr_convert_clock_type(call->details.deadline, GPR_CLOCK_MONOTONIC),
+			     gpr_now(GPR_CLOCK_MONOTONIC));
 	if (left.tv_sec < 0)
 		return 0;
 	return (uint64_t)left.tv_sec * 1000000000u + (uint64_t)left.tv_nsec;

@@ -61,7 +61,7 @@ struct rpc_client_call {
 
 	pthread_mutex_t mutex; /* guards what follows */
 	pthread_cond_t cond;   /* any of them changed */
-	bool is_done;	       /* status, text are set */
+	bool is_done;          /* status, text are set */
 	bool is_started;       /* stream: the start event came */
 	bool is_received;      /* stream: the receive event came */
 };
@@ -108,16 +108,19 @@ static grpc_channel *core_channel_create(const struct rpc_client *client)
 	char agent[96];
 	snprintf(agent, sizeof(agent), "holdfast/%s", build_version());
 	grpc_arg args[] = {
-		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+		{GRPC_ARG_INTEGER,
+		 (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
 		 {.integer = (int)client->message_bytes_max}},
 		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, {.integer = 1}},
 		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_ENABLE_HTTP_PROXY, {.integer = 0}},
-		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION,
+		{GRPC_ARG_INTEGER,
+		 (char *)GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION,
 		 {.integer = 1}},
 		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_ENABLE_CHANNELZ, {.integer = 0}},
-		{GRPC_ARG_STRING, (char *)GRPC_ARG_DEFAULT_AUTHORITY, {.string = (char *)"localhost"}},
-		{GRPC_ARG_STRING, (char *)GRPC_ARG_PRIMARY_USER_AGENT_STRING,
-		 {.string = agent}},
+		{GRPC_ARG_STRING,
+		 (char *)GRPC_ARG_DEFAULT_AUTHORITY,
+		 {.string = (char *)"localhost"}},
+		{GRPC_ARG_STRING, (char *)GRPC_ARG_PRIMARY_USER_AGENT_STRING, {.string = agent}},
 	};
 	grpc_channel_args all = {ARRAY_LEN(args), args};
 	grpc_channel_credentials *insecure = grpc_insecure_credentials_create();
@@ -254,8 +257,8 @@ static int client_call_prepare(struct rpc_client_call *call, const struct rpc_re
 	struct rpc_client *client = call->client;
 	const char *service = request->service->name;
 	char path[256];
-	call->method = protobuf_c_service_descriptor_get_method_by_name(request->service,
-									 request->method);
+	call->method =
+		protobuf_c_service_descriptor_get_method_by_name(request->service, request->method);
 	if (!call->method)
 		return err_set(err, -EINVAL, "service '%s' has no method '%s'", service,
 			       request->method);

@@ -20,7 +20,8 @@
 #include "base/log.h"
 #include "base/rpc/rpc_core.h"
 
-static_assert(sizeof(((struct rpc_address *)0)->path) == sizeof(((struct sockaddr_un *)0)->sun_path),
+static_assert(sizeof(((struct rpc_address *)0)->path) ==
+		      sizeof(((struct sockaddr_un *)0)->sun_path),
 	      "a unix path fits exactly");
 
 static void core_log(gpr_log_func_args *args)
@@ -44,8 +45,8 @@ void *rpc_core_poll(void *arg)
 {
 	grpc_completion_queue *queue = arg;
 	for (;;) {
-		grpc_event done = grpc_completion_queue_next(
-			queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+		grpc_event done =
+			grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
 		if (done.type == GRPC_QUEUE_SHUTDOWN)
 			return NULL;
 		if (done.type != GRPC_OP_COMPLETE)

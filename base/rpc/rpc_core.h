@@ -17,10 +17,10 @@ struct rpc_event {
 #ifdef __SANITIZE_THREAD__
 void __tsan_acquire(void *addr);
 void __tsan_release(void *addr);
-#define RPC_EVENT_STARTS(event)	 __tsan_release(event)
+#define RPC_EVENT_STARTS(event)  __tsan_release(event)
 #define RPC_EVENT_ARRIVES(event) __tsan_acquire(event)
 #else
-#define RPC_EVENT_STARTS(event)	 ((void)(event))
+#define RPC_EVENT_STARTS(event)  ((void)(event))
 #define RPC_EVENT_ARRIVES(event) ((void)(event))
 #endif
 
@@ -39,8 +39,8 @@ void rpc_cond_init(pthread_cond_t *cond);
 enum rpc_address_kind { RPC_ADDRESS_UNIX, RPC_ADDRESS_TCP };
 struct rpc_address {
 	enum rpc_address_kind kind;
-	char path[108];	 /* unix */
-	char host[64];	 /* tcp: numeric loopback, without brackets */
+	char path[108]; /* unix */
+	char host[64];  /* tcp: numeric loopback, without brackets */
 	bool is_ipv6;
 	uint16_t port;
 	char target[RPC_ADDRESS_BYTES_MAX]; /* in gRPC's spelling for a channel */

@@ -30,8 +30,9 @@ static size_t utf8_char(const uint8_t *p, size_t n)
 	static const struct {
 		uint8_t first_low, first_high, second_low, second_high, length_bytes;
 	} forms[] = {
-		{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-		{0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+		{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+		{0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3},
+		{0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
 		{0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
 	};
 	if (p[0] < 0x80)
@@ -107,8 +108,8 @@ static void path_prepend(char *path, const char *name, ssize_t index)
 	if (index >= 0)
 		snprintf(at, sizeof(at), "[%zd]", index);
 	/* A path too long for the buffer is cut at its end; the sentence stays true. */
-	(void)!snprintf(path, MESSAGE_PATH_BYTES, "%.60s%s%s%.150s", name, at,
-			below[0] ? "." : "", below);
+	(void)!snprintf(path, MESSAGE_PATH_BYTES, "%.60s%s%s%.150s", name, at, below[0] ? "." : "",
+			below);
 }
 
 static bool field_is_clean(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field,

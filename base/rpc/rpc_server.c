@@ -131,7 +131,8 @@ bool rpc_server_find(struct rpc_server *server, struct rpc_call *call)
 	for (size_t i = 0; i < server->service_count; i++) {
 		const struct server_service *service = &server->services[i];
 		const char *name = service->descriptor->name;
-		if (strlen(name) != service_bytes || memcmp(name, call->name + 1, service_bytes) != 0)
+		if (strlen(name) != service_bytes ||
+		    memcmp(name, call->name + 1, service_bytes) != 0)
 			continue;
 		call->descriptor = protobuf_c_service_descriptor_get_method_by_name(
 			service->descriptor, slash + 1);
@@ -194,7 +195,8 @@ static int unix_path_clear(const struct rpc_address *address, struct err *err)
 	if (lstat(address->path, &st) < 0) {
 		if (errno == ENOENT)
 			return 0;
-		return err_set(err, -errno, "address 'unix:%s': %s", address->path, strerror(errno));
+		return err_set(err, -errno, "address 'unix:%s': %s", address->path,
+			       strerror(errno));
 	}
 	if (!S_ISSOCK(st.st_mode))
 		return err_set(err, -EEXIST, "address 'unix:%s': the file there is not a socket",
@@ -251,7 +253,8 @@ static int server_listen(struct rpc_server *server, const char *text, struct err
 	if (address.kind == RPC_ADDRESS_UNIX) {
 		snprintf(out, RPC_ADDRESS_BYTES_MAX, "%s", address.target);
 		if (chmod(address.path, 0600) < 0)
-			return err_set(err, -errno, "address '%s': chmod: %s", text, strerror(errno));
+			return err_set(err, -errno, "address '%s': chmod: %s", text,
+				       strerror(errno));
 	} else {
 		snprintf(out, RPC_ADDRESS_BYTES_MAX, address.is_ipv6 ? "tcp:[%s]:%d" : "tcp:%s:%d",
 			 address.host, port);
@@ -281,11 +284,13 @@ static void on_shutdown(struct rpc_event *event, bool ok)
 static grpc_server *core_create(size_t message_bytes_max)
 {
 	grpc_arg args[] = {
-		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+		{GRPC_ARG_INTEGER,
+		 (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
 		 {.integer = (int)message_bytes_max}},
 		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_ALLOW_REUSEPORT, {.integer = 0}},
 		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_ENABLE_CHANNELZ, {.integer = 0}},
-		{GRPC_ARG_INTEGER, (char *)GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+		{GRPC_ARG_INTEGER,
+		 (char *)GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
 		 {.integer = 10000}},
 	};
 	grpc_channel_args all = {ARRAY_LEN(args), args};
@@ -359,8 +364,8 @@ int rpc_server_register(struct rpc_server *server, const ProtobufCServiceDescrip
 			return err_set(err, -EEXIST, "service '%s' is registered", service->name);
 	}
 	if (server->service_count == SERVER_SERVICES_MAX)
-		return err_set(err, -ENOSPC, "service '%s': a server has at most %d",
-			       service->name, SERVER_SERVICES_MAX);
+		return err_set(err, -ENOSPC, "service '%s': a server has at most %d", service->name,
+			       SERVER_SERVICES_MAX);
 	const struct rpc_method **table = calloc(service->n_methods + 1u, sizeof(*table));
 	if (!table)
 		return err_set(err, -ENOMEM, "service '%s': no memory", service->name);
@@ -372,7 +377,8 @@ int rpc_server_register(struct rpc_server *server, const ProtobufCServiceDescrip
 			free(table);
 			return err_set(err, -EINVAL, "service '%s': method '%s' %s", service->name,
 				       methods->name,
-				       method ? "cannot be both stream and inline" : "is not in it");
+				       method ? "cannot be both stream and inline"
+					      : "is not in it");
 		}
 		table[method - service->methods] = methods;
 	}
@@ -434,7 +440,8 @@ void rpc_server_stop(struct rpc_server *server, uint32_t drain_ms)
 	pthread_mutex_unlock(&server->mutex);
 	if (is_first) {
 		RPC_EVENT_STARTS(&server->shutdown_event);
-		grpc_server_shutdown_and_notify(server->core, server->queue, &server->shutdown_event);
+		grpc_server_shutdown_and_notify(server->core, server->queue,
+						&server->shutdown_event);
 		wait_for_drain(server, drain_ms);
 		grpc_server_cancel_all_calls(server->core); /* also drops idle connections */
 	}
@@ -477,7 +484,8 @@ void rpc_server_destroy(struct rpc_server *server)
 	if (server->is_started) {
 		rpc_server_stop(server, 0);
 	} else { /* core demands a shutdown before the end, started or not */
-		grpc_server_shutdown_and_notify(server->core, server->queue, &server->shutdown_event);
+		grpc_server_shutdown_and_notify(server->core, server->queue,
+						&server->shutdown_event);
 		grpc_server_cancel_all_calls(server->core);
 	}
 	pthread_mutex_lock(&server->mutex);

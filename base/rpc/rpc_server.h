@@ -7,10 +7,10 @@
 
 #include "base/rpc/rpc_core.h"
 
-#define SERVER_ACCEPTS	      4
-#define SERVER_ADDRESSES_MAX  8
-#define SERVER_SERVICES_MAX   8
-#define SERVER_WORKERS_MAX    64
+#define SERVER_ACCEPTS       4
+#define SERVER_ADDRESSES_MAX 8
+#define SERVER_SERVICES_MAX  8
+#define SERVER_WORKERS_MAX   64
 
 /* A posted grpc_server_request_call(). */
 struct server_accept {
@@ -43,14 +43,14 @@ struct rpc_server {
 	struct server_service services[SERVER_SERVICES_MAX];
 	size_t service_count;
 	pthread_t workers[SERVER_WORKERS_MAX];
-	uint32_t worker_count;	/* threads running */
+	uint32_t worker_count; /* threads running */
 	uint32_t worker_wanted;
 
-	atomic_uint waiting;	/* first runs queued and not begun; <= queue_max */
-	pthread_mutex_t mutex;	/* guards what follows */
+	atomic_uint waiting;   /* first runs queued and not begun; <= queue_max */
+	pthread_mutex_t mutex; /* guards what follows */
 	pthread_cond_t work_cond;
 	pthread_cond_t idle_cond; /* calls became 0, or the shutdown tag came */
-	struct list work;	  /* of rpc_call.work_link, for workers */
+	struct list work;         /* of rpc_call.work_link, for workers */
 	bool workers_stop;
 	uint32_t calls; /* call objects alive */
 	bool is_stopping;
@@ -79,18 +79,18 @@ struct rpc_call {
 	int core_cancelled; /* written by core before close_event */
 	struct list work_link;
 	struct loop_msg loop_msg;
-	atomic_int refs;	   /* one per pending event, one while scheduled, one until answered */
+	atomic_int refs; /* one per pending event, one while scheduled, one until answered */
 	atomic_bool is_cancelled;
 
 	pthread_mutex_t mutex; /* guards what follows */
 	pthread_cond_t cond;   /* is_sending became false, or is_cancelled true */
-	uint32_t todo;	       /* CALL_*: what the next run delivers */
+	uint32_t todo;         /* CALL_*: what the next run delivers */
 	bool is_scheduled;
 	bool is_answered; /* by the handler; the status may still wait for a send */
 	bool is_sending;
 	bool headers_sent;
 	grpc_byte_buffer *sending; /* stream message in flight, or the unary response */
-	enum rpc_code code;	   /* answer */
+	enum rpc_code code;        /* answer */
 	char text[RPC_TEXT_BYTES_MAX];
 	void (*cancel_cb)(void *ctx, struct rpc_call *call);
 	void *cancel_ctx;

@@ -98,10 +98,22 @@ int rpc_errno_of_code(int code)
 const char *rpc_code_name(int code)
 {
 	static const char *const names[] = {
-		"OK",		     "CANCELLED",	   "UNKNOWN",	       "INVALID_ARGUMENT",
-		"DEADLINE_EXCEEDED", "NOT_FOUND",	   "ALREADY_EXISTS",   "PERMISSION_DENIED",
-		"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",	       "OUT_OF_RANGE",
-		"UNIMPLEMENTED",     "INTERNAL",	   "UNAVAILABLE",      "DATA_LOSS",
+		"OK",
+		"CANCELLED",
+		"UNKNOWN",
+		"INVALID_ARGUMENT",
+		"DEADLINE_EXCEEDED",
+		"NOT_FOUND",
+		"ALREADY_EXISTS",
+		"PERMISSION_DENIED",
+		"RESOURCE_EXHAUSTED",
+		"FAILED_PRECONDITION",
+		"ABORTED",
+		"OUT_OF_RANGE",
+		"UNIMPLEMENTED",
+		"INTERNAL",
+		"UNAVAILABLE",
+		"DATA_LOSS",
 		"UNAUTHENTICATED",
 	};
 	if (code < 0 || (size_t)code >= ARRAY_LEN(names))

@@ -150,7 +150,8 @@ TEST(sim, equal_deadlines_of_a_process_fire_in_arming_order)
 	unsigned log[10], log_count = 0;
 	uint64_t deadline_ns = env_now_ns(env) + 500;
 	for (unsigned i = 0; i < 10; i++) {
-		tickers[i] = (struct ticker){.env = env, .log = log, .log_count = &log_count, .id = i};
+		tickers[i] =
+			(struct ticker){.env = env, .log = log, .log_count = &log_count, .id = i};
 		tickers[i].timer.fire = ticker_fire;
 		env_timer_set(env, &tickers[i].timer, deadline_ns);
 	}

@@ -7,7 +7,7 @@
 #include "tests/unit/test.h"
 
 #define ADDRESS "tcp:10.0.0.1:7000"
-#define BLOCKS 512u
+#define BLOCKS  512u
 
 /* One raw connection. */
 struct raw {
@@ -50,8 +50,8 @@ static void raw_connected(struct env_connect *connect, int status, struct env_co
 	struct raw *raw = CONTAINER_OF(connect, struct raw, connect);
 	CHECK_EQ(status, 0);
 	raw->conn = conn;
-	raw->recv = (struct env_recv){.buf = raw->chunk, .buf_bytes = sizeof(raw->chunk),
-				      .done = raw_received};
+	raw->recv = (struct env_recv){
+		.buf = raw->chunk, .buf_bytes = sizeof(raw->chunk), .done = raw_received};
 	env_conn_recv(raw->env, conn, &raw->recv);
 }
 
@@ -136,7 +136,8 @@ static const struct wire_header *raw_next(struct fixture *f, struct raw *raw, en
 		while (raw->in_bytes - raw->taken >= sizeof(struct wire_header)) {
 			const struct wire_header *h = (const void *)(raw->in + raw->taken);
 			CHECK_EQ(wire_header_check(h), 0);
-			size_t bytes = sizeof(*h) + le32_get(h->body_bytes) + le32_get(h->payload_bytes);
+			size_t bytes =
+				sizeof(*h) + le32_get(h->body_bytes) + le32_get(h->payload_bytes);
 			if (raw->in_bytes - raw->taken < bytes)
 				break;
 			raw->taken += bytes;
@@ -188,7 +189,8 @@ static void raw_prepare(struct raw *raw, uint64_t epoch, uint32_t session, uint6
 	struct wire_prepare p = {.epoch = le64_make(epoch), .session = le32_make(session)};
 	p.target.volume_uuid.bytes[0] = 7;
 	p.target.replica_uuid.bytes[0] = 20;
-	raw_frame(raw, (struct frame_spec){WIRE_PREPARE, request_id, session, &p, sizeof(p), NULL, 0});
+	raw_frame(raw,
+		  (struct frame_spec){WIRE_PREPARE, request_id, session, &p, sizeof(p), NULL, 0});
 }
 
 static uint16_t prepare_status(struct fixture *f, struct raw *raw, uint64_t epoch, uint32_t session)
@@ -269,8 +271,9 @@ TEST(repl_node, short_and_unknown_bodies_are_refused_not_obeyed)
 	struct raw *raw = raw_open(&f, true);
 	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
 	uint64_t body[2] = {UINT64_MAX, UINT64_MAX};
-	static const uint16_t types[] = {WIRE_STAGE, WIRE_ADOPT, WIRE_READ,    WIRE_LOG_READ,
-					 WIRE_FILL,  WIRE_REPAIR, WIRE_CHANGES, WIRE_SHADOW, 999};
+	static const uint16_t types[] = {WIRE_STAGE,    WIRE_ADOPT,  WIRE_READ,
+					 WIRE_LOG_READ, WIRE_FILL,   WIRE_REPAIR,
+					 WIRE_CHANGES,  WIRE_SHADOW, 999};
 	for (size_t i = 0; i < ARRAY_LEN(types); i++) {
 		raw_frame(raw, (struct frame_spec){types[i], 3, 1, body, 8, NULL, 0});
 		const struct wire_header *h = raw_next(&f, raw, WIRE_DONE, SIM_S);
@@ -289,7 +292,8 @@ TEST(repl_node, more_frames_than_the_credits_are_held_back_and_all_answered)
 	CHECK_EQ(prepare_status(&f, raw, 1, 1), WIRE_OK);
 	struct wire_read read = {.epoch = le64_make(1), .length_blocks = le64_make(1)};
 	for (uint64_t i = 0; i < 100; i++) /* the bound is 8 */
-		raw_frame(raw, (struct frame_spec){WIRE_READ, 10 + i, 1, &read, sizeof(read), NULL, 0});
+		raw_frame(raw,
+			  (struct frame_spec){WIRE_READ, 10 + i, 1, &read, sizeof(read), NULL, 0});
 	for (uint64_t i = 0; i < 100; i++)
 		CHECK(raw_next(&f, raw, WIRE_DATA, SIM_S) != NULL);
 	CHECK(!raw->ended);

@@ -221,7 +221,8 @@ static void client_next(struct env_timer *timer)
 	c->request = (struct coordinator_request){.done = client_done};
 	client_draw(c);
 	client_submit(c);
-	for (int i = 0; c->request.op == COORDINATOR_FLUSH && i < 2; i++) /* the second finds nothing new */
+	for (int i = 0; c->request.op == COORDINATOR_FLUSH && i < 2;
+	     i++) /* the second finds nothing new */
 		coordinator_idle(c->attach->coordinator);
 }
 

@@ -110,8 +110,9 @@ struct verify {
 	int status;
 };
 
-static void verify_finding(struct coordinator_verify *verify, const struct coordinator_member *member,
-			   uint64_t block, const char *what)
+static void verify_finding(struct coordinator_verify *verify,
+			   const struct coordinator_member *member, uint64_t block,
+			   const char *what)
 {
 	(void)verify;
 	if (strcmp(what, "the stored copy does not match its checksum") == 0)
@@ -406,7 +407,8 @@ static void must_be_settled(struct world *w, const struct host *except, uint64_t
 
 static void all_live(struct world *w)
 {
-	repl_must(sim_run(w->sim, is_converged, w, 60 * SIM_S) == 0, "the volume does not converge");
+	repl_must(sim_run(w->sim, is_converged, w, 60 * SIM_S) == 0,
+		  "the volume does not converge");
 }
 
 /* One or two whole chunks, and parts of others. Returns the entry's seq. */

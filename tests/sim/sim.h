@@ -21,9 +21,9 @@ struct sim;
 struct sim_process;
 
 #define SIM_PROCESSES_MAX 32
-#define SIM_US 1000ull
-#define SIM_MS 1000000ull
-#define SIM_S 1000000000ull
+#define SIM_US            1000ull
+#define SIM_MS            1000000ull
+#define SIM_S             1000000000ull
 
 /* ---- randomness ---- */
 
@@ -93,7 +93,7 @@ size_t sim_process_buf_bytes(const struct sim_process *process);
 enum sim_kill {
 	SIM_KILL_PROCESS, /* kill -9: peers see an end or a reset; disk caches survive */
 	SIM_KILL_SILENT,  /* the machine stops answering: peers see nothing; disk caches survive */
-	SIM_KILL_POWER,	  /* the same, and its open disks lose what was not durable */
+	SIM_KILL_POWER,   /* the same, and its open disks lose what was not durable */
 };
 /* Not from inside a callback of this process (sim_call_after). A dead process may be killed again. */
 void sim_process_kill(struct sim_process *process, enum sim_kill how);

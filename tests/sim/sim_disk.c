@@ -100,7 +100,8 @@ static void read_block(struct sim_disk *disk, uint64_t block_index, uint8_t *to)
 	sim_image_read(image, block_index * BLOCK_BYTES, to, BLOCK_BYTES);
 	if (sim_rng_chance(&disk->rng, disk->profile.read_flip_ppm)) {
 		disk->sim->mark[SIM_MARK_DISK_FLIP]++;
-		to[sim_rng_below(&disk->rng, BLOCK_BYTES)] ^= (uint8_t)(1u << sim_rng_below(&disk->rng, 8));
+		to[sim_rng_below(&disk->rng, BLOCK_BYTES)] ^=
+			(uint8_t)(1u << sim_rng_below(&disk->rng, 8));
 	}
 }
 
@@ -419,7 +420,7 @@ void sim_env_disk_close(struct env_disk *handle, struct env_close *close)
 static void handle_ops_end(struct env_disk *handle)
 {
 	struct sim_disk *disk = handle->disk;
-	list_for_each_safe(node, &disk->ops) {
+	list_for_each_safe (node, &disk->ops) {
 		struct disk_op *op = CONTAINER_OF(node, struct disk_op, link);
 		if (op->handle != handle)
 			continue;
@@ -443,7 +444,7 @@ static void done_events_drop(struct sim_process *process)
 			i++;
 		}
 	}
-	list_for_each_safe(node, &process->parked) {
+	list_for_each_safe (node, &process->parked) {
 		struct sim_event *event = CONTAINER_OF(node, struct sim_event, link);
 		if (event->kind == SIM_EV_DISK_DONE)
 			op_free(event_op(event));
@@ -453,7 +454,7 @@ static void done_events_drop(struct sim_process *process)
 void sim_disks_process_killed(struct sim_process *process, enum sim_kill how)
 {
 	done_events_drop(process);
-	list_for_each(node, &process->disks) {
+	list_for_each (node, &process->disks) {
 		struct env_disk *handle = CONTAINER_OF(node, struct env_disk, process_link);
 		if (handle->is_dead)
 			continue;
@@ -462,7 +463,7 @@ void sim_disks_process_killed(struct sim_process *process, enum sim_kill how)
 			sim_medium_power_cut(disk);
 		if (how == SIM_KILL_POWER)
 			disk->is_stalled = false;
-		list_for_each_safe(op_node, &disk->ops) {
+		list_for_each_safe (op_node, &disk->ops) {
 			struct disk_op *op = CONTAINER_OF(op_node, struct disk_op, link);
 			if (how == SIM_KILL_POWER && op->handle == handle)
 				op_free(op);
@@ -479,7 +480,7 @@ void sim_disks_process_killed(struct sim_process *process, enum sim_kill how)
 
 void sim_disks_power_cut(struct sim_process *process)
 {
-	list_for_each(node, &process->disks) {
+	list_for_each (node, &process->disks) {
 		struct env_disk *handle = CONTAINER_OF(node, struct env_disk, process_link);
 		if (!sim_disk_is_open(handle->disk))
 			sim_medium_power_cut(handle->disk);
@@ -534,7 +535,7 @@ struct sim_disk *sim_disk_create(struct sim *sim, const char *path, uint64_t siz
 
 struct sim_disk *sim_disk_find(struct sim *sim, const char *path)
 {
-	list_for_each(node, &sim->disks) {
+	list_for_each (node, &sim->disks) {
 		struct sim_disk *disk = CONTAINER_OF(node, struct sim_disk, link);
 		if (strcmp(disk->path, path) == 0)
 			return disk;
@@ -570,7 +571,7 @@ struct sim_image *sim_disk_durable(struct sim_disk *disk)
 size_t sim_disk_in_flight(const struct sim_disk *disk)
 {
 	size_t count = 0;
-	list_for_each(node, &disk->ops)
+	list_for_each (node, &disk->ops)
 		count++;
 	return count;
 }
@@ -622,7 +623,7 @@ void sim_disk_flip(struct sim_disk *disk, uint64_t offset_bytes, unsigned bit)
 	if (is_clean)
 		sim_image_block_set(disk->durable, block_index, after);
 	struct cached *newest = NULL;
-	list_for_each(node, &disk->cached) {
+	list_for_each (node, &disk->cached) {
 		struct cached *cached = CONTAINER_OF(node, struct cached, link);
 		if (cached->block_index == block_index)
 			newest = cached;
@@ -636,7 +637,7 @@ void sim_disk_flip(struct sim_disk *disk, uint64_t offset_bytes, unsigned bit)
 void sim_disk_power_cut(struct sim_disk *disk)
 {
 	sim_medium_power_cut(disk);
-	list_for_each_safe(node, &disk->ops) {
+	list_for_each_safe (node, &disk->ops) {
 		struct disk_op *op = CONTAINER_OF(node, struct disk_op, link);
 		sim_event_remove(disk->sim, &op->event);
 		list_remove(&op->link);

@@ -40,7 +40,7 @@ uint64_t sim_image_digest(const struct sim_image *image);
 struct sim_disk_profile {
 	uint64_t latency_min_ns;
 	uint64_t latency_max_ns; /* uniform between the two, then times slow_factor */
-	uint32_t slow_factor;	 /* 0 counts as 1 */
+	uint32_t slow_factor;    /* 0 counts as 1 */
 	bool is_block_device;
 	bool tears_sectors; /* a power cut may tear inside 4096 bytes */
 	uint32_t read_eio_ppm;
@@ -50,7 +50,7 @@ struct sim_disk_profile {
 	uint32_t write_flip_ppm;
 	uint32_t lost_write_ppm; /* acknowledged, never done */
 	uint32_t misdirected_write_ppm;
-	uint32_t stale_read_ppm; /* the block's previous contents */
+	uint32_t stale_read_ppm;  /* the block's previous contents */
 	uint32_t lying_flush_ppm; /* FLUSH or DSYNC acknowledged, nothing made durable */
 };
 /* 20..120 us, a file, no faults. */
@@ -92,11 +92,11 @@ void sim_disk_vanish(struct sim_disk *disk, bool is_gone);
 
 struct sim_disk_fault {
 	enum env_io_op op;
-	uint64_t skip_count;	/* leave that many matching operations alone */
-	uint64_t count;		/* then fail that many; UINT64_MAX: from then on */
-	uint64_t offset_bytes;	/* matches operations that touch this range; */
-	uint64_t length_bytes;	/* 0: any place (FLUSH has none) */
-	int status;		/* -EIO and the like */
+	uint64_t skip_count;   /* leave that many matching operations alone */
+	uint64_t count;        /* then fail that many; UINT64_MAX: from then on */
+	uint64_t offset_bytes; /* matches operations that touch this range; */
+	uint64_t length_bytes; /* 0: any place (FLUSH has none) */
+	int status;            /* -EIO and the like */
 };
 /* At most 16 at a time; used up ones make room. */
 void sim_disk_fail(struct sim_disk *disk, const struct sim_disk_fault *fault);
@@ -121,17 +121,17 @@ uint32_t sim_record_position(const struct sim_record *record);
 void sim_record_mark(struct sim_record *record);
 
 struct sim_crash_options {
-	uint32_t exhaustive_bits;	/* up to 2^bits subsets at a point; 0 means 10 */
-	uint32_t samples;		/* beyond: none, all, all but one, one, and this many draws */
-	uint32_t torn_blocks_max;	/* torn variants per write of a subset; 0: none */
-	bool tears_sectors;		/* also tear inside one block */
+	uint32_t exhaustive_bits; /* up to 2^bits subsets at a point; 0 means 10 */
+	uint32_t samples;         /* beyond: none, all, all but one, one, and this many draws */
+	uint32_t torn_blocks_max; /* torn variants per write of a subset; 0: none */
+	bool tears_sectors;       /* also tear inside one block */
 	uint64_t seed;
 };
 
 struct sim_crash_state {
-	uint32_t point;		 /* crash after this many entries */
+	uint32_t point;          /* crash after this many entries */
 	struct sim_image *image; /* the caller's to free */
-	char text[160];		 /* how it was made, for a failure message */
+	char text[160];          /* how it was made, for a failure message */
 };
 
 struct sim_crash_iter;

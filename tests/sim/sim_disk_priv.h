@@ -54,7 +54,7 @@ struct env_disk {
 
 struct disk_op {
 	struct sim_event event; /* first: DISK_DO, then DISK_DONE */
-	struct list link;	/* disk->ops until its effect is there */
+	struct list link;       /* disk->ops until its effect is there */
 	struct env_disk *handle;
 	struct env_io *io;
 	enum env_io_op op;
@@ -62,7 +62,7 @@ struct disk_op {
 	uint64_t block_index;
 	uint32_t block_count;
 	struct sim_block **block; /* a write's data */
-	uint64_t order;		  /* FLUSH: what it covers */
+	uint64_t order;           /* FLUSH: what it covers */
 	uint32_t record_index;
 	int status;
 	bool is_decided; /* effect done */

@@ -190,7 +190,8 @@ bool sim_image_equal(const struct sim_image *a, const struct sim_image *b)
 	if (a->size_bytes != b->size_bytes)
 		return false;
 	for (uint64_t i = 0; i < a->size_bytes / BLOCK_BYTES; i++) {
-		if (i % CHUNK_BLOCKS == 0 && a->chunk[i / CHUNK_BLOCKS] == b->chunk[i / CHUNK_BLOCKS]) {
+		if (i % CHUNK_BLOCKS == 0 &&
+		    a->chunk[i / CHUNK_BLOCKS] == b->chunk[i / CHUNK_BLOCKS]) {
 			i += CHUNK_BLOCKS - 1;
 			continue;
 		}

@@ -17,7 +17,7 @@ static void cached_free(struct sim_disk *disk, struct cached *cached)
 
 static void cache_drop(struct sim_disk *disk, uint64_t block_index)
 {
-	list_for_each_safe(node, &disk->cached) {
+	list_for_each_safe (node, &disk->cached) {
 		struct cached *cached = CONTAINER_OF(node, struct cached, link);
 		if (cached->block_index == block_index)
 			cached_free(disk, cached);
@@ -55,7 +55,7 @@ void sim_medium_put(struct sim_disk *disk, uint64_t block_index, struct sim_bloc
 
 void sim_medium_flush(struct sim_disk *disk, uint64_t order)
 {
-	list_for_each_safe(node, &disk->cached) {
+	list_for_each_safe (node, &disk->cached) {
 		struct cached *cached = CONTAINER_OF(node, struct cached, link);
 		if (cached->order > order)
 			break;
@@ -66,7 +66,7 @@ void sim_medium_flush(struct sim_disk *disk, uint64_t order)
 
 void sim_medium_flush_failed(struct sim_disk *disk, uint64_t order)
 {
-	list_for_each_safe(node, &disk->cached) {
+	list_for_each_safe (node, &disk->cached) {
 		struct cached *cached = CONTAINER_OF(node, struct cached, link);
 		if (cached->order > order)
 			break;
@@ -86,9 +86,8 @@ static void durable_survive(struct sim_disk *disk, uint64_t block_index, struct 
 			    uint32_t keep_ppm)
 {
 	if (disk->profile.tears_sectors && sim_rng_chance(&disk->rng, 200000)) {
-		struct sim_block *torn =
-			sim_block_tear(sim_image_block(disk->durable, block_index), block,
-				       (uint8_t)sim_rng_next(&disk->rng));
+		struct sim_block *torn = sim_block_tear(sim_image_block(disk->durable, block_index),
+							block, (uint8_t)sim_rng_next(&disk->rng));
 		disk->sim->mark[SIM_MARK_DISK_CRASH_TORN_BLOCK]++;
 		sim_image_block_set(disk->durable, block_index, torn);
 		sim_block_put(torn);
@@ -102,13 +101,13 @@ static void durable_survive(struct sim_disk *disk, uint64_t block_index, struct 
 void sim_medium_power_cut(struct sim_disk *disk)
 {
 	uint32_t keep_ppm = sim_medium_survival(disk);
-	list_for_each(node, &disk->cached) {
+	list_for_each (node, &disk->cached) {
 		struct cached *cached = CONTAINER_OF(node, struct cached, link);
 		durable_survive(disk, cached->block_index, cached->block, keep_ppm);
 	}
 	sim_cache_clear(disk);
 	keep_ppm = sim_medium_survival(disk);
-	list_for_each(node, &disk->ops) {
+	list_for_each (node, &disk->ops) {
 		struct disk_op *op = CONTAINER_OF(node, struct disk_op, link);
 		for (uint32_t i = 0; op->op == ENV_IO_WRITE && i < op->block_count; i++)
 			durable_survive(disk, op->block_index + i, op->block[i], keep_ppm);

@@ -38,8 +38,8 @@ struct sim_link *sim_link_get(struct sim_process *from, struct sim_process *to)
 {
 	struct sim *sim = from->sim;
 	if (!sim->links)
-		sim->links = sim_alloc(sizeof(struct sim_link) * SIM_PROCESSES_MAX *
-				       SIM_PROCESSES_MAX);
+		sim->links =
+			sim_alloc(sizeof(struct sim_link) * SIM_PROCESSES_MAX * SIM_PROCESSES_MAX);
 	struct sim_link *link = &sim->links[from->id * SIM_PROCESSES_MAX + to->id];
 	if (!link->is_used) {
 		link->profile = sim->link_default;
@@ -147,7 +147,7 @@ static bool is_between(const struct sim_pair *pair, const struct sim_process *a,
 
 void sim_net_reset(struct sim_process *a, struct sim_process *b)
 {
-	list_for_each(node, &a->sim->pairs) {
+	list_for_each (node, &a->sim->pairs) {
 		struct sim_pair *pair = CONTAINER_OF(node, struct sim_pair, link);
 		if (!is_between(pair, a, b))
 			continue;
@@ -159,7 +159,7 @@ void sim_net_reset(struct sim_process *a, struct sim_process *b)
 
 void sim_net_half_open(struct sim_process *a, struct sim_process *b)
 {
-	list_for_each(node, &a->sim->pairs) {
+	list_for_each (node, &a->sim->pairs) {
 		struct sim_pair *pair = CONTAINER_OF(node, struct sim_pair, link);
 		if (!is_between(pair, a, b))
 			continue;
@@ -171,7 +171,7 @@ void sim_net_half_open(struct sim_process *a, struct sim_process *b)
 unsigned sim_net_connections(const struct sim_process *a, const struct sim_process *b)
 {
 	unsigned count = 0;
-	list_for_each(node, &a->sim->pairs) {
+	list_for_each (node, &a->sim->pairs) {
 		const struct sim_pair *pair = CONTAINER_OF(node, struct sim_pair, link);
 		count += is_between(pair, a, b) && pair->end[0].state == CONN_OPEN &&
 			 pair->end[1].state == CONN_OPEN && pair->end[0].error == 0 &&
@@ -184,7 +184,7 @@ unsigned sim_net_connections(const struct sim_process *a, const struct sim_proce
 
 static struct env_listener *listener_find(struct sim *sim, const char *address)
 {
-	list_for_each(node, &sim->listeners) {
+	list_for_each (node, &sim->listeners) {
 		struct env_listener *listener = CONTAINER_OF(node, struct env_listener, link);
 		if (strcmp(listener->address, address) == 0)
 			return listener;
@@ -243,7 +243,7 @@ int sim_env_listen(struct env *env, const char *address, const struct env_listen
 /* Connections that it has not handed over are reset. */
 static void listener_pending_drop(struct env_listener *listener)
 {
-	list_for_each_safe(node, &listener->process->sim->pairs) {
+	list_for_each_safe (node, &listener->process->sim->pairs) {
 		struct sim_pair *pair = CONTAINER_OF(node, struct sim_pair, link);
 		if (pair->listener != listener)
 			continue;
@@ -358,7 +358,8 @@ static void connect_run(struct sim_event *event)
 	struct env_listener *listener = listener_find(sim, attempt->address);
 	if (!listener) {
 		sim->mark[SIM_MARK_NET_REFUSED]++;
-		connect_finish(attempt, -ECONNREFUSED, sim_link_delay(sim, sim_link_get(from, from)));
+		connect_finish(attempt, -ECONNREFUSED,
+			       sim_link_delay(sim, sim_link_get(from, from)));
 		return;
 	}
 	struct sim_link *there = sim_link_get(from, listener->process);
@@ -446,7 +447,7 @@ void sim_net_process_killed(struct sim_process *process, enum sim_kill how)
 		attempt_pair_drop(attempt, how == SIM_KILL_PROCESS ? CONN_CLOSED : CONN_VANISHED);
 		connect_free(attempt);
 	}
-	list_for_each(node, &process->listeners) {
+	list_for_each (node, &process->listeners) {
 		struct env_listener *listener =
 			CONTAINER_OF(node, struct env_listener, process_link);
 		listener_pending_drop(listener);
@@ -454,15 +455,15 @@ void sim_net_process_killed(struct sim_process *process, enum sim_kill how)
 		if (how == SIM_KILL_PROCESS)
 			listener->address[0] = '\0';
 	}
-	list_for_each(node, &process->conns)
+	list_for_each (node, &process->conns)
 		conn_killed(CONTAINER_OF(node, struct env_conn, process_link), how);
 }
 
 void sim_net_process_swept(struct sim_process *process)
 {
 	while (!list_empty(&process->listeners))
-		listener_free(CONTAINER_OF(process->listeners.next, struct env_listener,
-					   process_link));
+		listener_free(
+			CONTAINER_OF(process->listeners.next, struct env_listener, process_link));
 	while (!list_empty(&process->conns))
 		sim_conn_release(CONTAINER_OF(process->conns.next, struct env_conn, process_link));
 }

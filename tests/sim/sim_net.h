@@ -20,9 +20,9 @@ struct sim_link_profile {
 	uint32_t duplicate_ppm;
 	uint32_t reorder_ppm; /* changes place with the unit before it, when that is in flight */
 	uint32_t flip_ppm;
-	uint32_t reset_ppm;   /* the connection is reset in place of the unit */
-	uint32_t refuse_ppm;  /* per connect: refused */
-	uint32_t timeout_ppm; /* per connect: no answer */
+	uint32_t reset_ppm;    /* the connection is reset in place of the unit */
+	uint32_t refuse_ppm;   /* per connect: refused */
+	uint32_t timeout_ppm;  /* per connect: no answer */
 	uint32_t window_bytes; /* sender's: unreceived bytes after which sends wait; 0: 256 KiB */
 	bool whole_chunks;     /* receive as much as there is, never less */
 };

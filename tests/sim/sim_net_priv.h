@@ -13,7 +13,7 @@ struct sim_link {
 };
 
 struct env_listener {
-	struct list link;	  /* sim->listeners */
+	struct list link;         /* sim->listeners */
 	struct list process_link; /* process->listeners */
 	struct sim_process *process;
 	struct env_listener_cb cb;
@@ -26,7 +26,7 @@ enum sim_unit_kind { UNIT_DATA, UNIT_END, UNIT_RESET };
 /* What is on its way, or (DATA) has arrived and was not yet received. */
 struct sim_unit {
 	struct sim_event event; /* first */
-	struct list link;	/* way->flying or conn->arrived */
+	struct list link;       /* way->flying or conn->arrived */
 	struct env_conn *to;
 	enum sim_unit_kind kind;
 	bool is_held; /* its link is closed */
@@ -49,14 +49,14 @@ struct env_conn {
 	uint64_t id;
 	enum sim_conn_state state;
 	bool is_released; /* the handle is gone; only the pair remembers this end */
-	bool has_end;	  /* the peer's end has arrived */
-	int error;	  /* 0, or what every later operation gets */
+	bool has_end;     /* the peer's end has arrived */
+	int error;        /* 0, or what every later operation gets */
 	struct list arrived;
 	size_t arrived_bytes;
-	struct list flying; /* units on their way to this end */
+	struct list flying;  /* units on their way to this end */
 	uint64_t arrival_ns; /* of the last of them */
 	/* the sending side */
-	struct list sends; /* env_send.link */
+	struct list sends;  /* env_send.link */
 	size_t window_used; /* sent and not known to be received */
 	size_t window_late; /* received by the peer, but the way back is closed */
 	struct env_recv *recv;
@@ -69,7 +69,7 @@ struct env_conn {
 struct sim_pair {
 	struct list link; /* sim->pairs */
 	struct sim *sim;
-	struct env_conn end[2]; /* 0: who connected */
+	struct env_conn end[2];        /* 0: who connected */
 	struct env_listener *listener; /* until accepted */
 	struct sim_event accept_event;
 	char peer_text[2][sizeof(((struct env_peer *)0)->text)];

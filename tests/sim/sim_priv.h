@@ -93,7 +93,7 @@ struct sim {
 	uint64_t order;
 	uint64_t next_id;
 	struct sim_heap heap;
-	struct sim_rng rng;	/* tie-breaks */
+	struct sim_rng rng; /* tie-breaks */
 	struct sim_rng rng_net;
 	struct sim_rng rng_test;
 	FILE *trace;

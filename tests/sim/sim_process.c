@@ -17,7 +17,7 @@
 
 /* 2026-01-01T00:00:00Z */
 #define WALL_START_MS 1767225600000ull
-#define RATE_ONE 1000000
+#define RATE_ONE      1000000
 
 static struct sim_process *env_process(struct env *env)
 {
@@ -169,7 +169,8 @@ static void sim_env_timer_set(struct env *env, struct env_timer *timer, uint64_t
 	if (timer->heap_index != 0)
 		timer_remove(process, timer);
 	if (process->timer_count + 2 > process->timer_capacity) {
-		process->timer_capacity = process->timer_capacity ? 2 * process->timer_capacity : 32;
+		process->timer_capacity =
+			process->timer_capacity ? 2 * process->timer_capacity : 32;
 		process->timers = reallocarray(process->timers, process->timer_capacity,
 					       sizeof(process->timers[0]));
 		assert(process->timers != NULL);
@@ -202,7 +203,7 @@ static void sim_env_buf_free(struct env *env, void *memory, size_t bytes)
 	struct sim_process *process = env_process(env);
 	if (!memory)
 		return;
-	list_for_each_safe(node, &process->bufs) {
+	list_for_each_safe (node, &process->bufs) {
 		struct sim_buf *buf = CONTAINER_OF(node, struct sim_buf, link);
 		if (buf->memory != memory)
 			continue;
@@ -330,7 +331,8 @@ void sim_process_resume(struct sim_process *process)
 	uint64_t time_ns = process->sim->now_ns;
 	struct list *node;
 	while ((node = list_pop_front(&process->parked)) != NULL)
-		sim_event_queue(process->sim, CONTAINER_OF(node, struct sim_event, link), time_ns++);
+		sim_event_queue(process->sim, CONTAINER_OF(node, struct sim_event, link),
+				time_ns++);
 }
 
 void sim_process_clock_drift(struct sim_process *process, int32_t drift_ppm)

@@ -140,7 +140,7 @@ enum emit { EMIT_NONE, EMIT_NEW, EMIT_ALL };
 /* One open write at the current point. */
 struct open_write {
 	uint32_t io;
-	bool is_taken;	  /* in the subset at hand */
+	bool is_taken;    /* in the subset at hand */
 	uint8_t *is_dead; /* per block: a later durable write has its place */
 };
 
@@ -259,7 +259,8 @@ static void write_completed(struct sim_crash_iter *iter, uint32_t index)
 static void point_advance(struct sim_crash_iter *iter)
 {
 	const struct entry *entry = &iter->record->entry[iter->point];
-	const struct record_io *io = entry->kind == ENTRY_MARK ? NULL : &iter->record->io[entry->io];
+	const struct record_io *io =
+		entry->kind == ENTRY_MARK ? NULL : &iter->record->io[entry->io];
 	if (entry->kind == ENTRY_SUBMIT && !io->is_flush) {
 		iter->open[iter->open_count++] =
 			(struct open_write){entry->io, false, sim_alloc(io->block_count)};
@@ -313,9 +314,8 @@ static void subsets_start(struct sim_crash_iter *iter)
 {
 	uint32_t count = choice_count(iter);
 	iter->subset = 0;
-	iter->subset_count = is_exhaustive(iter)
-				     ? (uint64_t)1 << count
-				     : 2 + 2 * (uint64_t)count + iter->options.samples;
+	iter->subset_count = is_exhaustive(iter) ? (uint64_t)1 << count
+						 : 2 + 2 * (uint64_t)count + iter->options.samples;
 	iter->torn_open = iter->open_count;
 	subset_choose(iter);
 }
@@ -367,7 +367,8 @@ static void torn_choose(struct sim_crash_iter *iter, const struct record_io *io,
 		/* every length when there is room, else spread over the write */
 		uint32_t length = 1 + variant;
 		if (firsts < io->block_count - 1 && firsts > 1)
-			length = 1 + (uint32_t)((uint64_t)variant * (io->block_count - 2) / (firsts - 1));
+			length = 1 + (uint32_t)((uint64_t)variant * (io->block_count - 2) /
+						(firsts - 1));
 		memset(arrives + length, 0, io->block_count - length);
 	} else if (variant == firsts && io->block_count > 2 && iter->options.torn_blocks_max != 0) {
 		for (uint32_t b = 0; b < io->block_count; b++)

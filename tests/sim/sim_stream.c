@@ -182,8 +182,7 @@ static void data_send(struct env_conn *from, const void *data, size_t bytes)
 	struct sim *sim = from->pair->sim;
 	struct sim_rng *rng = &sim->rng_net;
 	struct env_conn *to = conn_peer(from);
-	const struct sim_link_profile *profile =
-		&sim_link_get(from->process, to->process)->profile;
+	const struct sim_link_profile *profile = &sim_link_get(from->process, to->process)->profile;
 	if (sim_rng_chance(rng, profile->drop_ppm)) {
 		sim->mark[SIM_MARK_NET_DROP]++;
 		window_return(from, bytes);
@@ -222,7 +221,7 @@ static void end_wake(struct env_conn *to)
 	struct sim *sim = to->pair->sim;
 	struct sim_process *from = conn_peer(to)->process;
 	if (!sim_link_closed(sim, sim_link_get(from, to->process))) {
-		list_for_each(node, &to->flying) {
+		list_for_each (node, &to->flying) {
 			struct sim_unit *unit = CONTAINER_OF(node, struct sim_unit, link);
 			if (unit->is_held)
 				unit_fly(sim, unit);
@@ -234,7 +233,7 @@ static void end_wake(struct env_conn *to)
 
 void sim_streams_wake(struct sim *sim)
 {
-	list_for_each(node, &sim->pairs) {
+	list_for_each (node, &sim->pairs) {
 		struct sim_pair *pair = CONTAINER_OF(node, struct sim_pair, link);
 		end_wake(&pair->end[0]);
 		end_wake(&pair->end[1]);
@@ -322,8 +321,7 @@ static void send_take(struct env_conn *conn, const struct env_send *send)
 static void send_run(struct sim_event *event)
 {
 	struct env_conn *conn = CONTAINER_OF(event, struct env_conn, send_event);
-	struct env_send *send =
-		CONTAINER_OF(list_pop_front(&conn->sends), struct env_send, link);
+	struct env_send *send = CONTAINER_OF(list_pop_front(&conn->sends), struct env_send, link);
 	int status = conn->error;
 	if (status == 0) {
 		send_take(conn, send);

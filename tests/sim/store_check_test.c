@@ -15,11 +15,11 @@ struct bed {
 	struct rig *rig;
 	struct sim_image *image;
 	uint64_t trailer; /* place behind the ring */
-	unsigned slot;	  /* of the newest root */
+	unsigned slot;    /* of the newest root */
 	struct root root;
 	struct volume_entry volume; /* the first one in its table */
 	struct index_entry leaf;    /* of its first page */
-	uint64_t payload_place;	    /* of the first block of that page */
+	uint64_t payload_place;     /* of the first block of that page */
 	/* of the last check */
 	bool deep;
 	int status;
@@ -320,7 +320,8 @@ TEST(store_check, a_block_marked_in_use_that_nothing_refers_to_is_found)
 TEST(store_check, a_place_that_two_blocks_refer_to_is_found)
 {
 	struct bed *bed = bed_open();
-	_Alignas(8) char page[BLOCK_BYTES], index[BLOCK_BYTES], volumes[BLOCK_BYTES], root[BLOCK_BYTES];
+	_Alignas(8) char page[BLOCK_BYTES], index[BLOCK_BYTES], volumes[BLOCK_BYTES],
+		root[BLOCK_BYTES];
 	bed_get(bed, le64_get(bed->leaf.place), page, BLOCK_BYTES);
 	struct page_plain *p = (struct page_plain *)page;
 	CHECK_EQ(le16_get(p->flags[1]), PAGE_ENTRY_DATA);
@@ -330,7 +331,8 @@ TEST(store_check, a_place_that_two_blocks_refer_to_is_found)
 	leaf->crc32c = le32_make(bed_put(bed, le64_get(bed->leaf.place), page));
 	bed_get(bed, le64_get(bed->root.volumes.place), volumes, BLOCK_BYTES);
 	struct volume_entry *v = (struct volume_entry *)(volumes + sizeof(struct table_block));
-	v->index_root.crc32c = le32_make(bed_put(bed, le64_get(bed->volume.index_root.place), index));
+	v->index_root.crc32c =
+		le32_make(bed_put(bed, le64_get(bed->volume.index_root.place), index));
 	bed_get(bed, PLACE_ROOT_0 + bed->slot, root, BLOCK_BYTES);
 	struct root *r = (struct root *)root;
 	r->volumes.crc32c = le32_make(bed_put(bed, le64_get(bed->root.volumes.place), volumes));
@@ -338,7 +340,8 @@ TEST(store_check, a_place_that_two_blocks_refer_to_is_found)
 	bed_put(bed, bed->trailer + bed->slot, root);
 	bed_check(bed, false);
 	CHECK_EQ(bed->status, -EUCLEAN);
-	CHECK(strstr(bed->report, "map: block 1: place") && strstr(bed->report, "referred to twice"),
+	CHECK(strstr(bed->report, "map: block 1: place") &&
+		      strstr(bed->report, "referred to twice"),
 	      "%s", bed->report);
 	bed_close(bed);
 }
@@ -443,7 +446,8 @@ TEST(store_dump, every_part_has_its_line_and_a_bad_copy_says_so)
 	bed_run(bed, dump_job);
 	CHECK_EQ(bed->status, 0);
 	for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-		CHECK(strstr(bed->report, parts[i]) != NULL, "no '%s' in: %s", parts[i], bed->report);
+		CHECK(strstr(bed->report, parts[i]) != NULL, "no '%s' in: %s", parts[i],
+		      bed->report);
 	sim_image_flip(bed->image, 40, 0);
 	bed_run(bed, dump_job);
 	CHECK_EQ(bed->status, 0);

@@ -30,9 +30,9 @@ struct bounds {
 	uint32_t exhaustive_bits;
 	uint32_t samples;
 	uint32_t torn_blocks_max;
-	uint32_t check_every;	  /* store check on each Nth state */
-	uint32_t continue_every;  /* write on after each Nth state */
-	uint32_t recrash_every;	  /* crash the recovery of each Nth state */
+	uint32_t check_every;    /* store check on each Nth state */
+	uint32_t continue_every; /* write on after each Nth state */
+	uint32_t recrash_every;  /* crash the recovery of each Nth state */
 	uint32_t recrash_bits;
 	uint32_t rot_every; /* rot tests after each Nth workload */
 };
@@ -135,13 +135,15 @@ static int recrash(struct run *run, struct sim_record *record, uint32_t opened_a
 		for (unsigned v = 0; rc == 0 && v < WORKLOAD_VOLUMES; v++) {
 			if (state.point < opened_at || found.state[v] == after->state[v])
 				continue;
-			snprintf(run->why, sizeof(run->why), "volume %u: opened as state %u, then %u",
-				 v, after->state[v], found.state[v]);
+			snprintf(run->why, sizeof(run->why),
+				 "volume %u: opened as state %u, then %u", v, after->state[v],
+				 found.state[v]);
 			rc = -EUCLEAN;
 		}
 		if (rc < 0)
 			snprintf(run->where + strlen(run->where),
-				 sizeof(run->where) - strlen(run->where), ", then %.60s", state.text);
+				 sizeof(run->where) - strlen(run->where), ", then %.60s",
+				 state.text);
 		run->recrashes++;
 		store_world_destroy(world);
 		sim_image_free(state.image);
@@ -250,9 +252,10 @@ static int rot_one(struct run *run, struct sim_image *image, uint64_t block_inde
 	struct sim_rng rng;
 	sim_rng_seed(&rng, run->seed ^ run->index, block_index);
 	uint64_t offset = sim_rng_below(&rng, sim_rng_below(&rng, 2) ? 256 : BLOCK_BYTES);
-	sim_image_flip(rotten, block_index * BLOCK_BYTES + offset, (unsigned)sim_rng_below(&rng, 8));
-	snprintf(run->where, sizeof(run->where), "rot in block %" PRIu64 " (class %d) byte %" PRIu64,
-		 block_index, class, offset);
+	sim_image_flip(rotten, block_index * BLOCK_BYTES + offset,
+		       (unsigned)sim_rng_below(&rng, 8));
+	snprintf(run->where, sizeof(run->where),
+		 "rot in block %" PRIu64 " (class %d) byte %" PRIu64, block_index, class, offset);
 	struct store_world *world = store_world_create(run->seed + 3, rotten);
 	int rc = rot_verdict(run, world, class, floor);
 	store_world_crash(world, SIM_KILL_PROCESS);

@@ -20,7 +20,7 @@
 #include "tests/sim/sim.h"
 
 #define FAKE_REPLICAS_MAX 4
-#define FAKE_BLOCKS_MAX 1024u
+#define FAKE_BLOCKS_MAX   1024u
 #define FAKE_HASHES       16384u
 
 /* ---- what all devices of a world must agree on ---- */
@@ -79,9 +79,9 @@ struct fake_block { /* contents, shared by log and map of one replica */
 };
 
 struct fake_version {
-	uint64_t seq;		  /* of the entry, or of the fill */
+	uint64_t seq;             /* of the entry, or of the fill */
 	struct fake_block *block; /* NULL: zero */
-	bool present;		  /* shadow overlay only */
+	bool present;             /* shadow overlay only */
 };
 
 struct fake_entry {
@@ -128,8 +128,20 @@ struct fake_device {
 };
 
 enum fake_kind {
-	FAKE_CREATE, FAKE_DELETE, FAKE_APPEND, FAKE_PROMISE, FAKE_ADOPT, FAKE_LEASE, FAKE_LOG_READ,
-	FAKE_READ, FAKE_EXTENTS, FAKE_REPAIR, FAKE_CHANGES, FAKE_SHADOW, FAKE_DROP, FAKE_FILL,
+	FAKE_CREATE,
+	FAKE_DELETE,
+	FAKE_APPEND,
+	FAKE_PROMISE,
+	FAKE_ADOPT,
+	FAKE_LEASE,
+	FAKE_LOG_READ,
+	FAKE_READ,
+	FAKE_EXTENTS,
+	FAKE_REPAIR,
+	FAKE_CHANGES,
+	FAKE_SHADOW,
+	FAKE_DROP,
+	FAKE_FILL,
 	FAKE_CHECKPOINT
 };
 
@@ -188,7 +200,8 @@ static uint64_t log_last(const struct fake_log *log)
 
 static uint64_t log_hash_at(const struct fake_log *log, uint64_t seq)
 {
-	fake_must(seq >= log->base_seq && seq <= log_last(log), "a hash outside the log is asked for");
+	fake_must(seq >= log->base_seq && seq <= log_last(log),
+		  "a hash outside the log is asked for");
 	return seq == log->base_seq ? log->base_hash : log->entries[seq - log->base_seq - 1].hash;
 }
 
@@ -228,7 +241,8 @@ static struct fake_version version_at(const struct store_replica *r, uint64_t bl
 		const struct fake_entry *e = &r->log.entries[s - r->log.base_seq - 1];
 		if (entry_covers(&e->entry, block))
 			return (struct fake_version){
-				s, e->blocks ? e->blocks[block - e->entry.address_blocks] : NULL, true};
+				s, e->blocks ? e->blocks[block - e->entry.address_blocks] : NULL,
+				true};
 	}
 	return r->map[block];
 }
@@ -430,7 +444,8 @@ static int adopt_shadow(struct store_replica *r, struct store_adopt *a)
 
 static int adopt_staged(struct store_replica *r, struct store_adopt *a)
 {
-	if (a->base_seq < r->commit_seq || a->base_seq > log_last(&r->log) || a->last_seq < a->base_seq)
+	if (a->base_seq < r->commit_seq || a->base_seq > log_last(&r->log) ||
+	    a->last_seq < a->base_seq)
 		return -EILSEQ;
 	if (a->base_seq == a->last_seq) {
 		if (log_hash_at(&r->log, a->base_seq) != a->last_hash)
@@ -498,7 +513,8 @@ static int apply_read(struct store_replica *r, struct store_read *read)
 		struct fake_version v =
 			version_at(r, read->address_blocks + i,
 				   read->committed ? r->commit_seq : log_last(&r->log));
-		uint8_t *to = read->buf != NULL ? (uint8_t *)read->buf + (size_t)i * BLOCK_BYTES : NULL;
+		uint8_t *to =
+			read->buf != NULL ? (uint8_t *)read->buf + (size_t)i * BLOCK_BYTES : NULL;
 		read->crc32c[i] = v.block ? v.block->crc : CRC32C_ZERO_BLOCK;
 		read->block_state[i] = v.block ? STORE_BLOCK_DATA : STORE_BLOCK_ZERO;
 		if (v.block != NULL && v.block->bad) {
@@ -538,7 +554,8 @@ static int apply_repair(struct store_replica *r, struct store_repair *repair)
 	struct fake_version v = version_at(r, repair->address_blocks, log_last(&r->log));
 	if (v.block == NULL || v.block->crc != repair->expected_crc32c)
 		return -ESTALE;
-	fake_must(crc32c(repair->buf, BLOCK_BYTES) == repair->expected_crc32c, "a repair with other data");
+	fake_must(crc32c(repair->buf, BLOCK_BYTES) == repair->expected_crc32c,
+		  "a repair with other data");
 	v.block->bad = false;
 	return 0;
 }
@@ -731,7 +748,8 @@ static void fake_crash(struct store *store)
 	list_for_each (n, &store->queue)
 		count++;
 	for (uint64_t keep = sim_rng_below(&device->world->rng, count + 1); keep > 0; keep--)
-		(void)apply(store, CONTAINER_OF(list_pop_front(&store->queue), struct store_op, link));
+		(void)apply(store,
+			    CONTAINER_OF(list_pop_front(&store->queue), struct store_op, link));
 	for (uint32_t i = 0; i < FAKE_REPLICAS_MAX; i++) {
 		shadow_clear(&device->replicas[i]);
 		device->replicas[i].commit_target = 0;
@@ -760,7 +778,8 @@ static void fake_free(struct fake_device *device)
 
 uint64_t log_entry_hash(const struct log_entry *e)
 {
-	const uint64_t fields[] = {e->epoch, e->seq, e->time_ms, (uint64_t)e->op << 8 | e->flags,
+	const uint64_t fields[] = {e->epoch,          e->seq,
+				   e->time_ms,        (uint64_t)e->op << 8 | e->flags,
 				   e->address_blocks, e->length_blocks};
 	uint64_t hash = hash64_more(e->prev_hash, fields, sizeof(fields));
 	if (e->op == LOG_WRITE)
@@ -778,7 +797,8 @@ struct store_replica *store_replica_find(struct store *store, const struct uuid 
 {
 	for (uint32_t i = 0; i < FAKE_REPLICAS_MAX; i++) {
 		struct store_replica *r = &store->device->replicas[i];
-		if (r->used && uuid_equal(&r->spec.volume_uuid, volume_uuid) && r->spec.shard == shard)
+		if (r->used && uuid_equal(&r->spec.volume_uuid, volume_uuid) &&
+		    r->spec.shard == shard)
 			return r;
 	}
 	return NULL;
@@ -853,10 +873,10 @@ void store_settle(struct store_replica *r, uint64_t settled_seq)
 	}
 }
 
-#define FAKE_CALL(name, type, kind)                                                                \
-	void name(struct store_replica *r, struct type *x)                                         \
-	{                                                                                          \
-		fake_submit(r->device->open, r, &x->op, kind);                                     \
+#define FAKE_CALL(name, type, kind)                            \
+	void name(struct store_replica *r, struct type *x)     \
+	{                                                      \
+		fake_submit(r->device->open, r, &x->op, kind); \
 	}
 FAKE_CALL(store_append, store_append, FAKE_APPEND)
 FAKE_CALL(store_promise, store_promise, FAKE_PROMISE)

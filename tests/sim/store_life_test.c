@@ -10,7 +10,7 @@
 
 #define SMALL_BLOCKS 1024u  /* volume 0: takes part in resyncs */
 #define LARGE_BLOCKS 24000u /* volume 1: more than there is room for */
-#define LENGTH_MAX 64u
+#define LENGTH_MAX   64u
 
 struct life {
 	struct rig *rig;
@@ -87,7 +87,8 @@ static void life_done(struct store_op *op, int status)
 		life_now->refused[call->volume - life_now->rig->volumes] = true;
 }
 
-static void life_append(struct life *life, unsigned volume, uint8_t op, uint64_t address, uint64_t length)
+static void life_append(struct life *life, unsigned volume, uint8_t op, uint64_t address,
+			uint64_t length)
 {
 	struct rig *rig = life->rig;
 	for (unsigned i = 0; i < RIG_CALLS; i++) {
@@ -133,7 +134,8 @@ static void life_quiet(struct life *life)
 /* Writes to volume 1 in order until there is no room. */
 static void life_fill_up(struct life *life)
 {
-	for (uint64_t at = 0; at + LENGTH_MAX <= LARGE_BLOCKS && !life->refused[1]; at += LENGTH_MAX) {
+	for (uint64_t at = 0; at + LENGTH_MAX <= LARGE_BLOCKS && !life->refused[1];
+	     at += LENGTH_MAX) {
 		life_append(life, 1, LOG_WRITE, at, LENGTH_MAX);
 		if (below(life, 4) == 0)
 			sim_run_for(life->rig->sim, SIM_MS);
@@ -446,10 +448,10 @@ static void life_run(uint64_t seed, unsigned lives)
 	free(life);
 }
 
-#define LIVES(n)                                                                                   \
-	TEST(store_life, ends_whole_whatever_ends_it_##n)                                          \
-	{                                                                                          \
-		life_run(n, 10);                                                                   \
+#define LIVES(n)                                          \
+	TEST(store_life, ends_whole_whatever_ends_it_##n) \
+	{                                                 \
+		life_run(n, 10);                          \
 	}
 LIVES(1)
 LIVES(2)

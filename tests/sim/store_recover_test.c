@@ -48,7 +48,8 @@ static void check_job(struct co *co, void *arg)
 {
 	struct rig *rig = arg;
 	uint64_t findings;
-	rig->status = store_check(co, rig->env, RIG_PATH, true, check_line, NULL, &findings, &rig->err);
+	rig->status =
+		store_check(co, rig->env, RIG_PATH, true, check_line, NULL, &findings, &rig->err);
 	rig->is_done = true;
 }
 

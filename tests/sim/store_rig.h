@@ -18,11 +18,11 @@
 #include "tests/sim/sim_disk.h"
 #include "tests/unit/test.h"
 
-#define RIG_PATH "/store"
+#define RIG_PATH     "/store"
 #define RIG_LIMIT_NS (600 * SIM_S)
-#define RIG_BLOCKS 64u /* of a volume, as the model keeps them */
-#define RIG_ENTRIES 4096u
-#define RIG_CALLS 256u
+#define RIG_BLOCKS   64u /* of a volume, as the model keeps them */
+#define RIG_ENTRIES  4096u
+#define RIG_CALLS    256u
 
 struct rig_entry {
 	uint64_t hash; /* after it */
@@ -36,8 +36,8 @@ struct rig_volume {
 	struct uuid uuid;
 	struct store_replica *replica;
 	uint64_t epoch;
-	uint64_t last_seq;  /* issued */
-	uint64_t acked_seq; /* acknowledged */
+	uint64_t last_seq;                     /* issued */
+	uint64_t acked_seq;                    /* acknowledged */
 	struct rig_entry entries[RIG_ENTRIES]; /* by seq */
 };
 
@@ -159,8 +159,7 @@ static inline void rig_open_job(struct co *co, void *arg)
 static inline void rig_find_volumes(struct rig *rig)
 {
 	for (unsigned i = 0; i < 2; i++)
-		rig->volumes[i].replica =
-			store_replica_find(rig->store, &rig->volumes[i].uuid, 0);
+		rig->volumes[i].replica = store_replica_find(rig->store, &rig->volumes[i].uuid, 0);
 }
 
 static inline int rig_open(struct rig *rig)
@@ -258,8 +257,8 @@ static inline int rig_promise(struct rig *rig, unsigned volume, uint64_t epoch)
 	return rig_wait(rig);
 }
 
-static inline int rig_adopt(struct rig *rig, unsigned volume, uint64_t epoch, uint64_t base, uint64_t last,
-		     uint64_t last_hash)
+static inline int rig_adopt(struct rig *rig, unsigned volume, uint64_t epoch, uint64_t base,
+			    uint64_t last, uint64_t last_hash)
 {
 	struct rig_call *c = rig_sync(rig);
 	c->u.adopt.epoch = epoch;
@@ -325,8 +324,8 @@ static inline uint64_t rig_last_hash(struct rig_volume *v)
 }
 
 /* Fills the append for the volume's next entry and notes it. */
-static inline void rig_prepare(struct rig *rig, struct rig_call *call, struct rig_volume *v, uint8_t op,
-			uint64_t address, uint64_t length)
+static inline void rig_prepare(struct rig *rig, struct rig_call *call, struct rig_volume *v,
+			       uint8_t op, uint64_t address, uint64_t length)
 {
 	struct rig_entry *e = &v->entries[v->last_seq + 1];
 	CHECK(v->last_seq + 1 < RIG_ENTRIES);
@@ -360,7 +359,8 @@ static inline void rig_prepare(struct rig *rig, struct rig_call *call, struct ri
 	call->volume = v;
 }
 
-static inline int rig_write(struct rig *rig, unsigned volume, uint8_t op, uint64_t address, uint64_t length)
+static inline int rig_write(struct rig *rig, unsigned volume, uint8_t op, uint64_t address,
+			    uint64_t length)
 {
 	struct rig_volume *v = &rig->volumes[volume];
 	struct rig_call *c = rig_sync(rig);
@@ -389,7 +389,7 @@ static inline void rig_append_done(struct store_op *op, int status)
 
 /* Without waiting; false when every call is busy. */
 static inline bool rig_write_async(struct rig *rig, unsigned volume, uint8_t op, uint64_t address,
-			    uint64_t length)
+				   uint64_t length)
 {
 	for (unsigned i = 0; i < RIG_CALLS; i++) {
 		struct rig_call *c = &rig->calls[i];
@@ -438,7 +438,8 @@ static inline int rig_read(struct rig *rig, unsigned volume, uint64_t address, u
 }
 
 /* What block reads as after entries 1..seq: version and index of its payload; version 0 is zeros. */
-static inline uint32_t rig_expect(struct rig_volume *v, uint64_t seq, uint64_t block, uint64_t *index)
+static inline uint32_t rig_expect(struct rig_volume *v, uint64_t seq, uint64_t block,
+				  uint64_t *index)
 {
 	for (; seq > 0; seq--) {
 		struct rig_entry *e = &v->entries[seq];

@@ -325,9 +325,8 @@ TEST(store_failure, an_error_of_a_write_ends_everything_once)
 {
 	struct rig *rig = rig_start(1);
 	CHECK_EQ(rig_write(rig, 0, LOG_WRITE, 0, 1), 0);
-	sim_disk_fail(rig->disk, &(struct sim_disk_fault){.op = ENV_IO_WRITE,
-							  .count = 1,
-							  .status = -EIO});
+	sim_disk_fail(rig->disk,
+		      &(struct sim_disk_fault){.op = ENV_IO_WRITE, .count = 1, .status = -EIO});
 	for (unsigned i = 0; i < 20; i++)
 		rig_write_async(rig, i % 2, LOG_WRITE, i, 1);
 	rig_drain(rig);
@@ -507,7 +506,7 @@ TEST(store_extents, tell_data_from_holes)
 	c->u.extents.extents_max = 16;
 	store_extents(rig->volumes[0].replica, &c->u.extents);
 	CHECK_EQ(rig_wait(rig), 0);
-	static const struct store_extent want[] = {{4, false}, {2, true},  {2, false}, {6, true},
+	static const struct store_extent want[] = {{4, false},  {2, true}, {2, false}, {6, true},
 						   {26, false}, {1, true}, {23, false}};
 	CHECK_EQ(c->u.extents.extents_count, ARRAY_LEN(want));
 	CHECK_EQ(c->u.extents.covered_blocks, RIG_BLOCKS);

@@ -161,7 +161,8 @@ TEST(store_shadow, without_adopt_a_restart_brings_back_the_old_state)
 		struct rig *rig = rig_start(1);
 		rig_destroy(rig);
 		rig = behind();
-		struct rig_entry fifth = {.address = 12, .length = 4, .op = LOG_WRITE, .version = 5};
+		struct rig_entry fifth = {
+			.address = 12, .length = 4, .op = LOG_WRITE, .version = 5};
 		resync(rig, checkpoints);
 		rig_crash(rig, SIM_KILL_POWER);
 		CHECK_EQ(rig_open(rig), 0);

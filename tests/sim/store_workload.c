@@ -17,11 +17,11 @@
 #include "base/crc32c.h"
 #include "tests/sim/store_workload.h"
 
-#define STATES_MAX (WORKLOAD_STEPS_MAX + 1)
+#define STATES_MAX      (WORKLOAD_STEPS_MAX + 1)
 #define STEP_BLOCKS_MAX 3
-#define STAGGER_NS_MAX (150 * SIM_US)
-#define RUN_LIMIT_NS (600 * SIM_S)
-#define NEVER UINT32_MAX
+#define STAGGER_NS_MAX  (150 * SIM_US)
+#define RUN_LIMIT_NS    (600 * SIM_S)
+#define NEVER           UINT32_MAX
 
 struct state {
 	bool exists;
@@ -44,8 +44,8 @@ struct step {
 	struct workload *workload;
 	enum step_kind kind;
 	unsigned volume;
-	bool is_barrier; /* waits for its volume's steps, and they for it */
-	unsigned state;	 /* of the volume's history once done */
+	bool is_barrier;     /* waits for its volume's steps, and they for it */
+	unsigned state;      /* of the volume's history once done */
 	uint64_t commit_seq; /* to say when done; 0: nothing */
 	uint64_t tag;
 	struct iovec iov;
@@ -61,7 +61,7 @@ struct volume {
 	uint32_t acked_at[STATES_MAX]; /* point of the record */
 	unsigned state_count;
 	/* the log as it will be */
-	uint64_t hash[WORKLOAD_SEQ_MAX];		   /* by seq */
+	uint64_t hash[WORKLOAD_SEQ_MAX];                     /* by seq */
 	uint64_t content[WORKLOAD_SEQ_MAX][WORKLOAD_BLOCKS]; /* after seq */
 	uint64_t commit_seq;
 	/* the staged tail of the promised epoch */
@@ -99,14 +99,14 @@ static int say(char *why, size_t why_bytes, int code, const char *format, ...)
 /* ---- specs ---- */
 
 static const char *const op_name[WORKLOAD_OPS] = {
-	[WORKLOAD_WRITE_4K] = "write_4k",   [WORKLOAD_WRITE_12K] = "write_12k",
-	[WORKLOAD_OVERWRITE] = "overwrite", [WORKLOAD_ZERO] = "zero",
-	[WORKLOAD_PROMISE] = "promise",	    [WORKLOAD_ADOPT] = "adopt",
+	[WORKLOAD_WRITE_4K] = "write_4k",     [WORKLOAD_WRITE_12K] = "write_12k",
+	[WORKLOAD_OVERWRITE] = "overwrite",   [WORKLOAD_ZERO] = "zero",
+	[WORKLOAD_PROMISE] = "promise",       [WORKLOAD_ADOPT] = "adopt",
 	[WORKLOAD_CHECKPOINT] = "checkpoint", [WORKLOAD_DELETE] = "delete",
 };
 static const char *const pace_name[WORKLOAD_PACES] = {"sequential", "together", "staggered"};
 
-#define SYMBOLS ((uint64_t)WORKLOAD_OPS * WORKLOAD_VOLUMES)
+#define SYMBOLS  ((uint64_t)WORKLOAD_OPS * WORKLOAD_VOLUMES)
 #define VARIANTS (WORKLOAD_PACES * 8ull)
 
 uint64_t workload_count(void)
@@ -283,8 +283,7 @@ static void content_apply(uint64_t *content, const struct step *step)
 {
 	const struct log_entry *entry = &step->u.append.entry;
 	for (unsigned i = 0; i < entry->length_blocks; i++)
-		content[entry->address_blocks + i] =
-			entry->op == LOG_WRITE ? step->tag + i : 0;
+		content[entry->address_blocks + i] = entry->op == LOG_WRITE ? step->tag + i : 0;
 }
 
 static void payload_prepare(struct workload *workload, struct step *step)
@@ -455,7 +454,8 @@ static void volume_start(struct workload *workload, unsigned v)
 	assert(volume->replica != NULL);
 	store_replica_info(volume->replica, &info);
 	struct state *state = &volume->state[0];
-	*state = (struct state){true, info.promised, info.log_epoch, info.last_seq, info.last_hash, {0}};
+	*state = (struct state){true,          info.promised,  info.log_epoch,
+				info.last_seq, info.last_hash, {0}};
 	volume->state_count = 1;
 	volume->acked_at[0] = 0;
 	volume->commit_seq = info.commit_seq;
@@ -583,7 +583,8 @@ static void pump(struct workload *workload)
 			break;
 	}
 	if (is_staggered)
-		sim_call_after(sim, 1 + sim_rng_below(sim_rng(sim), STAGGER_NS_MAX), stagger, workload);
+		sim_call_after(sim, 1 + sim_rng_below(sim_rng(sim), STAGGER_NS_MAX), stagger,
+			       workload);
 }
 
 int workload_run(struct workload *workload, char *why, size_t why_bytes)
@@ -670,8 +671,8 @@ static int content_check(const struct workload *workload, struct store_world *wo
 }
 
 static int volume_check(const struct workload *workload, struct store_world *world, unsigned v,
-			unsigned floor, enum workload_tolerance tolerance, unsigned *found, char *why,
-			size_t why_bytes)
+			unsigned floor, enum workload_tolerance tolerance, unsigned *found,
+			char *why, size_t why_bytes)
 {
 	const struct volume *volume = &workload->volume[v];
 	struct store_replica_spec spec;
@@ -724,7 +725,8 @@ int workload_continue(const struct workload *workload, struct store_world *world
 		struct store_replica_spec spec;
 		struct store_replica_info info;
 		base_spec(v, &spec);
-		struct store_replica *replica = store_replica_find(world->store, &spec.volume_uuid, 0);
+		struct store_replica *replica =
+			store_replica_find(world->store, &spec.volume_uuid, 0);
 		if (!replica)
 			continue;
 		store_replica_info(replica, &info);

@@ -12,11 +12,11 @@
 
 #include "tests/sim/store_world.h"
 
-#define WORKLOAD_VOLUMES 2
+#define WORKLOAD_VOLUMES     2
 #define WORKLOAD_SYMBOLS_MAX 3
-#define WORKLOAD_BLOCKS 20 /* of a volume that are written and compared */
-#define WORKLOAD_STEPS_MAX 16
-#define WORKLOAD_SEQ_MAX 16
+#define WORKLOAD_BLOCKS      20 /* of a volume that are written and compared */
+#define WORKLOAD_STEPS_MAX   16
+#define WORKLOAD_SEQ_MAX     16
 
 enum workload_op {
 	WORKLOAD_WRITE_4K,
@@ -41,9 +41,9 @@ struct workload_spec {
 	uint8_t symbol[WORKLOAD_SYMBOLS_MAX]; /* op * WORKLOAD_VOLUMES + volume */
 	uint8_t symbol_count;
 	uint8_t pace;
-	bool commits;	/* K follows every acknowledgement; otherwise it stays where it was */
-	bool redirects;	/* no payload goes inline (the caller sets the store's config) */
-	bool has_past;	/* the volumes hold checkpointed and other entries before */
+	bool commits;   /* K follows every acknowledgement; otherwise it stays where it was */
+	bool redirects; /* no payload goes inline (the caller sets the store's config) */
+	bool has_past;  /* the volumes hold checkpointed and other entries before */
 };
 
 /* Numbers all workloads; larger ones are longer. */
@@ -74,9 +74,9 @@ struct workload_floor {
 void workload_floor_at(const struct workload *workload, uint32_t point, struct workload_floor *ret);
 
 enum workload_tolerance {
-	WORKLOAD_STRICT,      /* a crash, nothing else */
-	WORKLOAD_BAD_BLOCKS,  /* a payload or page is rotten: blocks may be bad, never wrong */
-	WORKLOAD_BAD_LOG,     /* a descriptor is rotten: a volume may be suspect instead */
+	WORKLOAD_STRICT,     /* a crash, nothing else */
+	WORKLOAD_BAD_BLOCKS, /* a payload or page is rotten: blocks may be bad, never wrong */
+	WORKLOAD_BAD_LOG,    /* a descriptor is rotten: a volume may be suspect instead */
 };
 
 /* Compares the open store with the model: each volume in a state at or above its floor, contents

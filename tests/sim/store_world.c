@@ -9,7 +9,7 @@
 #include "tests/sim/store_world.h"
 
 #define JOB_LIMIT_NS (3600 * SIM_S)
-#define STACK_BYTES (256u << 10)
+#define STACK_BYTES  (256u << 10)
 
 static void world_failed(void *ctx, int status, const char *what)
 {
@@ -125,7 +125,8 @@ static void check_line(void *ctx, const char *line)
 {
 	struct store_world *world = ctx;
 	size_t used = strlen(world->report);
-	snprintf(world->report + used, sizeof(world->report) - used, "%s%s", used ? "; " : "", line);
+	snprintf(world->report + used, sizeof(world->report) - used, "%s%s", used ? "; " : "",
+		 line);
 }
 
 static void check_job(struct co *co, void *arg)
@@ -133,8 +134,8 @@ static void check_job(struct co *co, void *arg)
 	struct store_world *world = arg;
 	world->report[0] = '\0';
 	world->findings = 0;
-	job_done(world, store_check(co, world->env, STORE_WORLD_PATH, world->is_deep, check_line, world,
-				    &world->findings, &world->err));
+	job_done(world, store_check(co, world->env, STORE_WORLD_PATH, world->is_deep, check_line,
+				    world, &world->findings, &world->err));
 }
 
 int store_world_check(struct store_world *world, bool is_deep)
@@ -176,7 +177,8 @@ static void call_done(struct store_op *op, int status)
 
 static int call_wait(struct store_world *world, struct call *call)
 {
-	return sim_run_flag(world->sim, &call->is_done, JOB_LIMIT_NS) < 0 ? -ETIMEDOUT : call->status;
+	return sim_run_flag(world->sim, &call->is_done, JOB_LIMIT_NS) < 0 ? -ETIMEDOUT
+									  : call->status;
 }
 
 int store_world_read(struct store_world *world, struct store_replica *replica,

@@ -10,8 +10,8 @@
 #include "store/store.h"
 #include "tests/sim/sim_disk.h"
 
-#define STORE_WORLD_PATH "/store"
-#define STORE_WORLD_BYTES STORE_SIZE_MIN_BYTES
+#define STORE_WORLD_PATH       "/store"
+#define STORE_WORLD_BYTES      STORE_SIZE_MIN_BYTES
 #define STORE_WORLD_RING_BYTES (2ull << 20)
 
 struct store_world {
@@ -23,10 +23,10 @@ struct store_world {
 	struct store *store; /* NULL while closed */
 	struct store *opening;
 	struct store_config config;
-	struct err err;	      /* of the last call that failed */
-	char report[512];     /* first findings of a check */
+	struct err err;   /* of the last call that failed */
+	char report[512]; /* first findings of a check */
 	uint64_t findings;
-	int failed_status;    /* the store said that it failed; 0: not */
+	int failed_status; /* the store said that it failed; 0: not */
 	/* the job at hand */
 	int status;
 	bool is_done;

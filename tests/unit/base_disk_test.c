@@ -35,8 +35,8 @@ static void op_start(struct world *w, struct env_disk *disk, struct op *op)
 	CHECK(!op->done); /* E2 */
 }
 
-static int op_run(struct world *w, struct env_disk *disk, enum env_io_op kind, uint64_t offset_bytes,
-		  void *buf, size_t bytes, uint32_t flags)
+static int op_run(struct world *w, struct env_disk *disk, enum env_io_op kind,
+		  uint64_t offset_bytes, void *buf, size_t bytes, uint32_t flags)
 {
 	struct op op = {.io = {.op = kind, .flags = flags, .offset_bytes = offset_bytes}};
 	op.iov[0] = (struct iovec){buf, bytes};
@@ -267,9 +267,8 @@ LOOP_TEST(disk, close_completes_everything_then_says_so)
 	uint8_t *buf = aligned_alloc(4096, COUNT * 4096);
 	memset(buf, 3, COUNT * 4096);
 	for (int i = 0; i < COUNT; i++) {
-		ops[i].io = (struct env_io){.op = ENV_IO_WRITE,
-					    .offset_bytes = (uint64_t)i * 4096,
-					    .iov_count = 1};
+		ops[i].io = (struct env_io){
+			.op = ENV_IO_WRITE, .offset_bytes = (uint64_t)i * 4096, .iov_count = 1};
 		/* Some are refused before the kernel sees them. */
 		if (i % 10 == 0)
 			ops[i].io.offset_bytes += COUNT * 4096;
@@ -330,9 +329,8 @@ static void job_run(struct co *co, void *arg)
 	struct job *job = arg;
 	uint8_t *buf = job->iov.iov_base;
 	for (int i = 0; i < 10; i++) {
-		job->io = (struct env_io){.op = i % 2 ? ENV_IO_READ : ENV_IO_WRITE,
-					  .iov = &job->iov,
-					  .iov_count = 1};
+		job->io = (struct env_io){
+			.op = i % 2 ? ENV_IO_READ : ENV_IO_WRITE, .iov = &job->iov, .iov_count = 1};
 		memset(buf, i % 2 ? 0 : i + 1, 4096);
 		CHECK_EQ(co_disk_io(co, job->disk, &job->io), 0);
 		CHECK_EQ(buf[100], i % 2 ? i : i + 1);

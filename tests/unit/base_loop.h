@@ -42,22 +42,22 @@ static inline void world_wait(struct world *w, const bool *flag)
 	CHECK_EQ(loop_run_until(w->loop, flag, env_now_ns(w->env) + 20 * SECOND_NS), 0);
 }
 
-#define LOOP_TEST(subject, behaviour)                                                              \
-	static void body_##subject##_##behaviour(struct world *w);                                 \
-	TEST(subject, behaviour##_uring)                                                           \
-	{                                                                                          \
-		struct world w;                                                                    \
-		world_open(&w, LOOP_ENGINE_URING);                                                 \
-		body_##subject##_##behaviour(&w);                                                  \
-		world_close(&w);                                                                   \
-	}                                                                                          \
-	TEST(subject, behaviour##_aio)                                                             \
-	{                                                                                          \
-		struct world w;                                                                    \
-		world_open(&w, LOOP_ENGINE_AIO);                                                   \
-		body_##subject##_##behaviour(&w);                                                  \
-		world_close(&w);                                                                   \
-	}                                                                                          \
+#define LOOP_TEST(subject, behaviour)                              \
+	static void body_##subject##_##behaviour(struct world *w); \
+	TEST(subject, behaviour##_uring)                           \
+	{                                                          \
+		struct world w;                                    \
+		world_open(&w, LOOP_ENGINE_URING);                 \
+		body_##subject##_##behaviour(&w);                  \
+		world_close(&w);                                   \
+	}                                                          \
+	TEST(subject, behaviour##_aio)                             \
+	{                                                          \
+		struct world w;                                    \
+		world_open(&w, LOOP_ENGINE_AIO);                   \
+		body_##subject##_##behaviour(&w);                  \
+		world_close(&w);                                   \
+	}                                                          \
 	static void body_##subject##_##behaviour(struct world *w)
 
 struct closing {

@@ -47,8 +47,7 @@ LOOP_TEST(timer, fire_by_deadline_then_arming_order)
 	uint64_t start_ns = env_now_ns(w->env);
 	for (int i = 0; i < 6; i++) {
 		ticks[i] = (struct tick){.w = w, .order = &order, .timer.fire = tick_fire};
-		env_timer_set(w->env, &ticks[i].timer,
-			      start_ns + (uint64_t)delay_ms[i] * 1000000u);
+		env_timer_set(w->env, &ticks[i].timer, start_ns + (uint64_t)delay_ms[i] * 1000000u);
 		CHECK(env_timer_armed(&ticks[i].timer));
 	}
 	world_wait(w, &ticks[5].done);
@@ -126,7 +125,7 @@ LOOP_TEST(random, words_and_uuids_differ)
 /* ---- posting ---- */
 
 #define POSTERS 4
-#define POSTS 2000
+#define POSTS   2000
 
 struct post {
 	struct loop_msg msg;

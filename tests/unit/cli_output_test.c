@@ -26,9 +26,9 @@ TEST(cli_output, sizes_have_a_unit_and_three_digits)
 static void table_is(json_t *items, bool is_wide, const char *wanted)
 {
 	static const struct cli_column columns[] = {
-		{"NAME", "name", COLUMN_TEXT, false},	 {"SIZE", "size", COLUMN_SIZE, false},
-		{"MADE", "made", COLUMN_TIME, true},	 {"SEQ", "seq", COLUMN_NUMBER, false},
-		{"WHAT", "what", COLUMN_LIST, false},	 {0},
+		{"NAME", "name", COLUMN_TEXT, false}, {"SIZE", "size", COLUMN_SIZE, false},
+		{"MADE", "made", COLUMN_TIME, true},  {"SEQ", "seq", COLUMN_NUMBER, false},
+		{"WHAT", "what", COLUMN_LIST, false}, {0},
 	};
 	char *text = NULL;
 	size_t bytes = 0;

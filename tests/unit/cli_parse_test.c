@@ -42,7 +42,8 @@ TEST(cli_parse, a_verb_of_two_words_takes_its_arguments_and_options)
 {
 	struct cli cli;
 
-	expect(&cli, "--dir /tmp/x volume create db1 --size 1Gi --replicas=3 --param a=b --param c=d");
+	expect(&cli,
+	       "--dir /tmp/x volume create db1 --size 1Gi --replicas=3 --param a=b --param c=d");
 	CHECK(strcmp(cli.verb->words, "volume create") == 0);
 	CHECK(strcmp(cli.arguments[0], "db1") == 0);
 	CHECK(strcmp(cli_value(&cli, "size"), "1Gi") == 0);

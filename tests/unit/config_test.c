@@ -23,8 +23,8 @@ static const struct config_option options[] = {
 	{"depth", CONFIG_UINT, offsetof(struct demo, depth), "64", 1, 128, false, NULL, "queue"},
 	{"cache-size", CONFIG_SIZE, offsetof(struct demo, cache_bytes), "64Mi", 4096, 8ull << 30,
 	 false, NULL, "memory"},
-	{"lease", CONFIG_DURATION, offsetof(struct demo, lease_ns), "1500ms", 1000000, 0, false, NULL,
-	 "how long"},
+	{"lease", CONFIG_DURATION, offsetof(struct demo, lease_ns), "1500ms", 1000000, 0, false,
+	 NULL, "how long"},
 };
 static const struct config_table table = {
 	.usage = "demo [FLAGS]", .options = options, .option_count = ARRAY_LEN(options)};
@@ -70,7 +70,8 @@ TEST(config, file_values_of_every_type)
 TEST(config, mistakes_in_a_file_are_named_with_their_line)
 {
 	static const char *const bad[][2] = {
-		{"name: a\ncache-sise: 1\n", "f.yaml:2: unknown key 'cache-sise'; did you mean 'cache-size'?"},
+		{"name: a\ncache-sise: 1\n",
+		 "f.yaml:2: unknown key 'cache-sise'; did you mean 'cache-size'?"},
 		{"zzzzzzzz: 1\n", "f.yaml:1: unknown key 'zzzzzzzz'"},
 		{"name: a\n\ndepth: 129\n", "f.yaml:3: depth 129 is above the limit of 128"},
 		{"depth: 0\n", "f.yaml:1: depth 0 is below the limit of 1"},
@@ -78,15 +79,18 @@ TEST(config, mistakes_in_a_file_are_named_with_their_line)
 		{"cache-size: 9Gi\n", "f.yaml:1: cache-size 9Gi is above the limit of 8Gi"},
 		{"cache-size: 99999999999999999999\n",
 		 "f.yaml:1: cache-size 99999999999999999999 is above the limit of 8Gi"},
-		{"cache-size: 1GB\n", "f.yaml:1: cache-size '1GB' is not a number of bytes, alone or "
-				      "with Ki, Mi, Gi or Ti"},
+		{"cache-size: 1GB\n",
+		 "f.yaml:1: cache-size '1GB' is not a number of bytes, alone or "
+		 "with Ki, Mi, Gi or Ti"},
 		{"lease: 5\n", "f.yaml:1: lease '5' is not a number with ns, us, ms, s, m or h"},
 		{"lease: 1us\n", "f.yaml:1: lease 1us is below the limit of 1ms"},
 		{"fast: maybe\n", "f.yaml:1: fast 'maybe' is not true or false"},
 		{"name: 123456789\n", "f.yaml:1: name has 9 bytes, the limit is 8"},
 		{"depth: 1\ndepth: 2\n", "f.yaml:2: depth is given twice"},
-		{"depth: 1\n", "name is missing: give --name, or the key 'name' in the config file"},
-		{"name: ''\n", "name is missing: give --name, or the key 'name' in the config file"},
+		{"depth: 1\n",
+		 "name is missing: give --name, or the key 'name' in the config file"},
+		{"name: ''\n",
+		 "name is missing: give --name, or the key 'name' in the config file"},
 		{"name:\n", "f.yaml:1: name has no value"},
 		{"name: [a]\n",
 		 "f.yaml:1: name takes plain text, not a mapping, a list or an alias"},
@@ -105,8 +109,9 @@ TEST(config, mistakes_in_a_file_are_named_with_their_line)
 
 TEST(config, broken_yaml_is_refused_with_its_line)
 {
-	static const char *const bad[] = {"name: a\n\tx: y\n", "name: 'a\n", "a: b: c\n",
-					  "\xff\xfe\xfd", "name: *a\n", "%YAML 9.9\n---\n", "]"};
+	static const char *const bad[] = {
+		"name: a\n\tx: y\n", "name: 'a\n",       "a: b: c\n", "\xff\xfe\xfd",
+		"name: *a\n",        "%YAML 9.9\n---\n", "]"};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		struct demo demo;
 		struct err err;
@@ -121,7 +126,11 @@ static int load_args(struct demo *demo, struct err *err, int argc, char *const a
 	*err = (struct err){0};
 	return config_load(&table, argc, argv, demo, err);
 }
-#define ARGS(...) (int)ARRAY_LEN(((char *[]){__VA_ARGS__})), (char *[]) { __VA_ARGS__ }
+#define ARGS(...)                                             \
+	(int)ARRAY_LEN(((char *[]){__VA_ARGS__})), (char *[]) \
+	{                                                     \
+		__VA_ARGS__                                   \
+	}
 
 TEST(config, flags_win_over_the_file)
 {
@@ -132,8 +141,9 @@ TEST(config, flags_win_over_the_file)
 	close(fd);
 	struct demo demo;
 	struct err err;
-	int rc = load_args(&demo, &err,
-			   ARGS("demo", "--name=flag", "--disk", "/c", "--no-fast", "--config", path));
+	int rc = load_args(
+		&demo, &err,
+		ARGS("demo", "--name=flag", "--disk", "/c", "--no-fast", "--config", path));
 	CHECK(rc == 0, "%s", err_text(&err));
 	unlink(path);
 	CHECK_STR(demo.name, "flag");
@@ -163,7 +173,8 @@ TEST(config, mistakes_in_flags_are_named)
 	refuse_args("flag --no-fast takes no value", ARGS("d", "--no-fast=1"));
 	refuse_args("config file '/none/x': No such file or directory",
 		    ARGS("d", "--config=/none/x"));
-	refuse_args("name is missing: give --name, or the key 'name' in the config file", ARGS("d"));
+	refuse_args("name is missing: give --name, or the key 'name' in the config file",
+		    ARGS("d"));
 }
 
 static int depth_is_even(const void *config, struct err *err)

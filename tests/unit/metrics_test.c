@@ -65,7 +65,8 @@ TEST(metrics, histogram_buckets_are_cumulative_with_exact_bounds)
 	struct metrics *metrics = metrics_create();
 	struct metric_histogram h = {0};
 	CHECK_EQ(metric_histogram_add(metrics, &h, &latency, NULL, 0), 0);
-	static const uint64_t values_ns[] = {0, 1000, 1001, 2000, 2001, 4000, 4001, UINT64_C(1) << 60};
+	static const uint64_t values_ns[] = {0,    1000, 1001, 2000,
+					     2001, 4000, 4001, UINT64_C(1) << 60};
 	for (size_t i = 0; i < ARRAY_LEN(values_ns); i++)
 		metric_observe(&h, values_ns[i]);
 	char *text = page(metrics);

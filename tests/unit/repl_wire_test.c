@@ -58,7 +58,7 @@ TEST(repl_wire, lengths_beyond_the_limits_are_refused_although_the_crc_fits)
 {
 	static const struct {
 		uint32_t body, payload;
-	} bad[] = {{WIRE_BODY_BYTES_MAX + 8, 0}, {4, 0},	   {UINT32_MAX, 0},
+	} bad[] = {{WIRE_BODY_BYTES_MAX + 8, 0},       {4, 0},    {UINT32_MAX, 0},
 		   {0, WIRE_PAYLOAD_BYTES_MAX + 4096}, {0, 4095}, {0, UINT32_MAX}};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
 		struct wire_header h = sealed(0, 0, NULL);

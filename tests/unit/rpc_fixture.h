@@ -28,13 +28,13 @@ static inline uint64_t fixture_now_ms(void)
 }
 
 /* Polls until the condition holds; the test fails after 20 s. */
-#define WAIT_FOR(cond)                                                                             \
-	do {                                                                                       \
-		uint64_t wait_end_ = fixture_now_ms() + 20000;                                     \
-		while (!(cond)) {                                                                  \
-			CHECK(fixture_now_ms() < wait_end_, "waited too long for " #cond);         \
-			usleep(1000);                                                              \
-		}                                                                                  \
+#define WAIT_FOR(cond)                                                                     \
+	do {                                                                               \
+		uint64_t wait_end_ = fixture_now_ms() + 20000;                             \
+		while (!(cond)) {                                                          \
+			CHECK(fixture_now_ms() < wait_end_, "waited too long for " #cond); \
+			usleep(1000);                                                      \
+		}                                                                          \
 	} while (0)
 
 struct fixture {
@@ -45,11 +45,11 @@ struct fixture {
 	pthread_mutex_t mutex;
 	struct rpc_call *held[FIXTURE_HELD_MAX];
 	size_t held_count;
-	atomic_uint begun;	  /* handlers entered */
-	atomic_uint cancels;	  /* cancellations seen */
-	atomic_uint sent;	  /* stream messages taken */
-	atomic_bool gate_closed;  /* blocks Say on its worker */
-	atomic_ullong left_ns;	  /* of the last Say */
+	atomic_uint begun;       /* handlers entered */
+	atomic_uint cancels;     /* cancellations seen */
+	atomic_uint sent;        /* stream messages taken */
+	atomic_bool gate_closed; /* blocks Say on its worker */
+	atomic_ullong left_ns;   /* of the last Say */
 	char peer[64], agent[128], method[64];
 };
 
@@ -202,7 +202,8 @@ static inline void fixture_serve(struct fixture *f, struct rpc_server_config con
 		config.address_count = 1;
 	}
 	CHECK(rpc_server_create(&config, &f->server, &err) == 0, "%s", err.text);
-	CHECK(rpc_server_register(f->server, &rpctest__echo__descriptor, echo_methods, f, &err) == 0,
+	CHECK(rpc_server_register(f->server, &rpctest__echo__descriptor, echo_methods, f, &err) ==
+		      0,
 	      "%s", err.text);
 	CHECK(rpc_server_start(f->server, &err) == 0, "%s", err.text);
 }
@@ -253,8 +254,8 @@ static inline void fixture_end(struct fixture *f)
 }
 
 /* One Say; the response is copied to text (when not NULL). */
-static inline int fixture_say(struct fixture *f, const Rpctest__SayRequest *in,
-			      uint32_t timeout_ms, char *text, struct err *err)
+static inline int fixture_say(struct fixture *f, const Rpctest__SayRequest *in, uint32_t timeout_ms,
+			      char *text, struct err *err)
 {
 	ProtobufCMessage *out = NULL;
 	struct rpc_request request = {&rpctest__echo__descriptor, "Say", &in->base, timeout_ms};
@@ -276,10 +277,10 @@ static inline int raw_call(const char *target, const char *path, const void *byt
 	grpc_channel *channel = grpc_channel_create(target, insecure, NULL);
 	grpc_channel_credentials_release(insecure);
 	grpc_slice method = grpc_slice_from_copied_string(path);
-	gpr_timespec deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-					     gpr_time_from_seconds(10, GPR_TIMESPAN));
-	grpc_call *call = grpc_channel_create_call(channel, NULL, 0, queue, method, NULL, deadline,
-						   NULL);
+	gpr_timespec deadline =
+		gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(10, GPR_TIMESPAN));
+	grpc_call *call =
+		grpc_channel_create_call(channel, NULL, 0, queue, method, NULL, deadline, NULL);
 	grpc_slice_unref(method);
 	grpc_slice slice = grpc_slice_from_copied_buffer(bytes, bytes_count);
 	grpc_byte_buffer *sent = bytes ? grpc_raw_byte_buffer_create(&slice, 1) : NULL;

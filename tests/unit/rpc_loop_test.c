@@ -70,10 +70,12 @@ static void bench_start(struct bench *b)
 	b->thread = pthread_self();
 	CHECK(loop_create(LOOP_ENGINE_AUTO, &b->loop, &err) == 0, "%s", err.text);
 	const char *addresses[] = {b->f.address};
-	struct rpc_server_config config = {.addresses = addresses, .address_count = 1,
-					   .loop = b->loop};
+	struct rpc_server_config config = {
+		.addresses = addresses, .address_count = 1, .loop = b->loop};
 	CHECK(rpc_server_create(&config, &b->f.server, &err) == 0, "%s", err.text);
-	CHECK_EQ(rpc_server_register(b->f.server, &rpctest__echo__descriptor, loop_methods, b, &err), 0);
+	CHECK_EQ(
+		rpc_server_register(b->f.server, &rpctest__echo__descriptor, loop_methods, b, &err),
+		0);
 	CHECK_EQ(rpc_server_start(b->f.server, &err), 0);
 	fixture_connect(&b->f);
 }

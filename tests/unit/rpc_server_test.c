@@ -84,8 +84,16 @@ TEST(rpc_server, a_tcp_port_is_never_shared)
 
 TEST(rpc_server, bad_addresses_are_refused_with_a_sentence)
 {
-	static const char *const bad[] = {"", "unix:", "tcp:1.2.3.4:5", "tcp:127.0.0.1", "http://x",
-		"tcp:127.0.0.1:70000", "tcp:localhost:1", "tcp:127.0.0.1:-1", "tcp:[::2]:1",
+	static const char *const bad[] = {
+		"",
+		"unix:",
+		"tcp:1.2.3.4:5",
+		"tcp:127.0.0.1",
+		"http://x",
+		"tcp:127.0.0.1:70000",
+		"tcp:localhost:1",
+		"tcp:127.0.0.1:-1",
+		"tcp:[::2]:1",
 		("unix:/a-path-that-is-longer-than-a-socket-address-can-hold-because-it-goes-on-"
 		 "and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on-and-on")};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -105,9 +113,11 @@ TEST(rpc_server, registering_a_method_that_is_not_in_the_service_fails)
 	const char *addresses[] = {f.address};
 	struct rpc_server_config config = {.addresses = addresses, .address_count = 1};
 	CHECK_EQ(rpc_server_create(&config, &f.server, NULL), 0);
-	CHECK_EQ(rpc_server_register(f.server, &rpctest__echo__descriptor, wrong, &f, &err), -EINVAL);
+	CHECK_EQ(rpc_server_register(f.server, &rpctest__echo__descriptor, wrong, &f, &err),
+		 -EINVAL);
 	CHECK(strstr(err.text, "Sayy") != NULL);
-	CHECK_EQ(rpc_server_register(f.server, &rpctest__echo__descriptor, echo_methods, &f, NULL), 0);
+	CHECK_EQ(rpc_server_register(f.server, &rpctest__echo__descriptor, echo_methods, &f, NULL),
+		 0);
 	CHECK_EQ(rpc_server_register(f.server, &rpctest__echo__descriptor, echo_methods, &f, NULL),
 		 -EEXIST);
 	fixture_end(&f);

@@ -43,18 +43,35 @@ static int check_text(const char *text)
 
 TEST(rpc_message, valid_utf8_is_accepted)
 {
-	static const char *const good[] = {"", "plain", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80",
-		"\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80",
-		"\xf4\x8f\xbf\xbf", "gr\xc3\xbc\xc3\x9f"};
+	static const char *const good[] = {"",
+					   "plain",
+					   "\xc2\x80",
+					   "\xdf\xbf",
+					   "\xe0\xa0\x80",
+					   "\xed\x9f\xbf",
+					   "\xee\x80\x80",
+					   "\xef\xbf\xbf",
+					   "\xf0\x90\x80\x80",
+					   "\xf4\x8f\xbf\xbf",
+					   "gr\xc3\xbc\xc3\x9f"};
 	for (size_t i = 0; i < ARRAY_LEN(good); i++)
 		CHECK_EQ(check_text(good[i]), 0);
 }
 
 TEST(rpc_message, invalid_utf8_is_refused)
 {
-	static const char *const bad[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xc2", "\xe0\x9f\xbf",
-		"\xe2\x82", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
-		"a\xff", "\xe2\x28\xa1"};
+	static const char *const bad[] = {"\x80",
+					  "\xc0\x80",
+					  "\xc1\xbf",
+					  "\xc2",
+					  "\xe0\x9f\xbf",
+					  "\xe2\x82",
+					  "\xed\xa0\x80",
+					  "\xf0\x8f\xbf\xbf",
+					  "\xf4\x90\x80\x80",
+					  "\xf5\x80\x80\x80",
+					  "a\xff",
+					  "\xe2\x28\xa1"};
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		CHECK_EQ(check_text(bad[i]), -EINVAL);
 }

@@ -17,9 +17,9 @@
 #include "replication/node.h"
 #include "store/store.h"
 
-#define NODES 3
+#define NODES         3
 #define VOLUME_BLOCKS 8192u
-#define SECOND 1000000000ull
+#define SECOND        1000000000ull
 
 struct world;
 
@@ -62,7 +62,8 @@ static void open_run(struct co *co, void *arg)
 	struct world *w = b->world;
 	struct err err = {0};
 	if (access(b->path, F_OK) != 0) {
-		const struct store_params params = {.size_bytes = 256ull << 20, .uuid = b->store_uuid};
+		const struct store_params params = {.size_bytes = 256ull << 20,
+						    .uuid = b->store_uuid};
 		b->status = store_format(co, w->env, b->path, &params, &err);
 		if (b->status < 0)
 			fprintf(stderr, "format: %s\n", err_text(&err));
@@ -175,7 +176,8 @@ static void later_fire(struct env_timer *timer)
 			v.members[i].replica_uuid = w->boxes[i].replica_uuid;
 			v.members[i].node_uuid = w->boxes[i].node_uuid;
 			v.members[i].voter = true;
-			snprintf(v.members[i].node_name, sizeof(v.members[i].node_name), "n%d", i + 1);
+			snprintf(v.members[i].node_name, sizeof(v.members[i].node_name), "n%d",
+				 i + 1);
 			snprintf(v.members[i].address, sizeof(v.members[i].address), "%s",
 				 w->boxes[i].address);
 		}
@@ -290,7 +292,8 @@ static void random_io(struct world *w, unsigned count, unsigned *seed)
 				stamp((uint8_t *)ios[i].buf + (size_t)b * BLOCK_BYTES,
 				      w->content[at + b]);
 			}
-			io_submit(w, &ios[i], zero ? COORDINATOR_ZERO : COORDINATOR_WRITE, at, blocks);
+			io_submit(w, &ios[i], zero ? COORDINATOR_ZERO : COORDINATOR_WRITE, at,
+				  blocks);
 		}
 		for (int i = 0; i < QD; i++) {
 			wait_flag(w, &ios[i].done, 20);
@@ -311,7 +314,8 @@ static void check_all(struct world *w)
 		CHECK_EQ(io.status, 0);
 		for (uint32_t b = 0; b < 256; b++) {
 			stamp(want, w->content[at + b]);
-			CHECK(memcmp(want, (uint8_t *)io.buf + (size_t)b * BLOCK_BYTES, BLOCK_BYTES) == 0,
+			CHECK(memcmp(want, (uint8_t *)io.buf + (size_t)b * BLOCK_BYTES,
+				     BLOCK_BYTES) == 0,
 			      "block %lu differs", at + b);
 		}
 	}

@@ -8,7 +8,7 @@
 #include "store/store.h"
 #include "tests/unit/test.h"
 
-#define GOLDEN_PATH "tests/golden/store_records_v1.bin"
+#define GOLDEN_PATH        "tests/golden/store_records_v1.bin"
 #define GOLDEN_SEALED_PATH "tests/golden/store_page_sealed_v1.bin"
 #define GOLDEN_LOSS_PATH   "tests/golden/store_record_loss_v1.bin"
 
@@ -21,20 +21,19 @@ static size_t sample_records(struct log_record *out)
 	static const uint64_t extents[2] = {5000 | 1ull << 48, 0x123456789abcull | 2ull << 48};
 	static const uint64_t one[1] = {7000 | 1ull << 48};
 	static const uint8_t bitmap[RECORD_FILL_BITMAP_BYTES] = {0x0b};
-	static const struct record_create create = {
-		{{0xaa, 1}}, {{0xbb, 2}}, {1u << 20}};
+	static const struct record_create create = {{{0xaa, 1}}, {{0xbb, 2}}, {1u << 20}};
 	static const struct record_adopt_body adopt = {{0x0102030405060708}};
 	static const struct record_lease_body lease = {{77}, {1000000000}};
 	static const struct record_repair_body repair = {{6999}};
 	static const struct record_shadow_body shadow = {{0x1122334455667788}};
 	struct log_record base = {.slot = 3, .node = 9, .shard = 1, .time_ms = 1700000000000};
 	size_t n = 0;
-#define RECORD(...)                                                                                \
-	do {                                                                                       \
-		struct log_record r_ = {__VA_ARGS__};                                              \
-		r_.slot = base.slot, r_.node = base.node, r_.shard = base.shard;                   \
-		r_.time_ms = base.time_ms;                                                         \
-		out[n++] = r_;                                                                     \
+#define RECORD(...)                                                              \
+	do {                                                                     \
+		struct log_record r_ = {__VA_ARGS__};                            \
+		r_.slot = base.slot, r_.node = base.node, r_.shard = base.shard; \
+		r_.time_ms = base.time_ms;                                       \
+		out[n++] = r_;                                                   \
 	} while (0)
 	RECORD(.op = LOG_WRITE, .flags = RECORD_FLUSH_MARK, .epoch = 4, .seq = 10,
 	       .address_blocks = 100, .length_blocks = 3, .prev_hash = 0xfeed, .commit_seq = 9,
@@ -257,7 +256,8 @@ TEST(store_desc, kinds_of_a_newer_version_are_refused_by_name)
 			continue;
 		refused++;
 		CHECK_EQ(err.code, -EPROTO);
-		CHECK(strstr(err.text, record_op_name(all[i].op)) && strstr(err.text, "newer version"),
+		CHECK(strstr(err.text, record_op_name(all[i].op)) &&
+			      strstr(err.text, "newer version"),
 		      "%s", err.text);
 	}
 	CHECK_EQ(refused, 4); /* KEY, SEALED_WRITE, SNAP, ROLLBACK */
@@ -277,11 +277,11 @@ TEST(store_desc, a_record_that_does_not_add_up_is_malformed)
 	for (size_t cut = 0; cut < n; cut += 8)
 		CHECK(record_decode(good, cut, &got, &bytes, NULL) < 0, "cut at %zu", cut);
 	struct record *r = (struct record *)at;
-#define BROKEN(field, value)                                                                       \
-	do {                                                                                       \
-		memcpy(at, good, n);                                                               \
-		r->field = value;                                                                  \
-		CHECK_EQ(record_decode(at, n, &got, &bytes, NULL), -EUCLEAN);                      \
+#define BROKEN(field, value)                                                  \
+	do {                                                                  \
+		memcpy(at, good, n);                                          \
+		r->field = value;                                             \
+		CHECK_EQ(record_decode(at, n, &got, &bytes, NULL), -EUCLEAN); \
 	} while (0)
 	BROKEN(bytes, le16_make(80));
 	BROKEN(bytes, le16_make((uint16_t)(n + 8)));

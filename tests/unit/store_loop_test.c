@@ -11,11 +11,11 @@
 #include "store/store.h"
 #include "tests/unit/test.h"
 
-#define SIZE_BYTES (128ull << 20)
-#define WRITES 400u
-#define DEPTH 32u
+#define SIZE_BYTES    (128ull << 20)
+#define WRITES        400u
+#define DEPTH         32u
 #define VOLUME_BLOCKS 4096u
-#define LIMIT_NS (30ull * 1000 * 1000 * 1000)
+#define LIMIT_NS      (30ull * 1000 * 1000 * 1000)
 
 struct fixture;
 

@@ -15,7 +15,7 @@
 #ifndef TEST_OWN_RUNNER
 #include <criterion/criterion.h>
 #define TEST(subject, behaviour) Test(subject, behaviour, .timeout = 60)
-#define CHECK(cond, ...) cr_assert(cond, "" __VA_ARGS__)
+#define CHECK(cond, ...)         cr_assert(cond, "" __VA_ARGS__)
 #else
 
 struct test_case {
@@ -25,22 +25,22 @@ struct test_case {
 };
 extern struct test_case *test_cases;
 
-#define TEST(subject, behaviour)                                                                   \
-	static void test_##subject##_##behaviour(void);                                            \
-	static struct test_case case_##subject##_##behaviour = {                                   \
-		#subject "::" #behaviour, test_##subject##_##behaviour, NULL};                     \
-	__attribute__((constructor)) static void reg_##subject##_##behaviour(void)                 \
-	{                                                                                          \
-		case_##subject##_##behaviour.next = test_cases;                                    \
-		test_cases = &case_##subject##_##behaviour;                                        \
-	}                                                                                          \
+#define TEST(subject, behaviour)                                                   \
+	static void test_##subject##_##behaviour(void);                            \
+	static struct test_case case_##subject##_##behaviour = {                   \
+		#subject "::" #behaviour, test_##subject##_##behaviour, NULL};     \
+	__attribute__((constructor)) static void reg_##subject##_##behaviour(void) \
+	{                                                                          \
+		case_##subject##_##behaviour.next = test_cases;                    \
+		test_cases = &case_##subject##_##behaviour;                        \
+	}                                                                          \
 	static void test_##subject##_##behaviour(void)
-#define CHECK(cond, ...)                                                                           \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #cond);         \
-			abort();                                                                   \
-		}                                                                                  \
+#define CHECK(cond, ...)                                                                   \
+	do {                                                                               \
+		if (!(cond)) {                                                             \
+			fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #cond); \
+			abort();                                                           \
+		}                                                                          \
 	} while (0)
 
 /* One translation unit per test binary, so the runner may live here: one child per test. */
@@ -78,10 +78,11 @@ int main(void)
 		long long check_a_ = (long long)(a), check_b_ = (long long)(b);                    \
 		CHECK(check_a_ == check_b_, "%s is %lld, %s is %lld", #a, check_a_, #b, check_b_); \
 	} while (0)
-#define CHECK_STR(a, b)                                                                            \
-	do {                                                                                       \
-		const char *check_a_ = (a), *check_b_ = (b);                                       \
-		CHECK(strcmp(check_a_, check_b_) == 0, "%s is '%s', want '%s'", #a, check_a_, check_b_); \
+#define CHECK_STR(a, b)                                                                       \
+	do {                                                                                  \
+		const char *check_a_ = (a), *check_b_ = (b);                                  \
+		CHECK(strcmp(check_a_, check_b_) == 0, "%s is '%s', want '%s'", #a, check_a_, \
+		      check_b_);                                                              \
 	} while (0)
 
 #endif
