@@ -112,8 +112,8 @@ static void quorum_fire(struct env_timer *timer)
 	fail_list(&co->writes_waiting, -EIO);
 	fail_list(&co->reads_waiting, -EIO);
 	lease_waiting_fail(co, -EIO);
-	fail_in_flight(
-		co, -EIO); /* their outcome is unknown; a returning quorum may still commit them */
+	/* Their outcome is unknown; a returning quorum may still commit them. */
+	fail_in_flight(co, -EIO);
 	fail_list(&co->flushes, -EIO);
 	coordinator_quorum_timer(co);
 }
@@ -338,15 +338,7 @@ void coordinator_shutdown(struct coordinator *co, void (*done)(void *ctx), void 
 	co->shutdown_done = done;
 	co->shutdown_ctx = ctx;
 	coordinator_end(co, -ESHUTDOWN, "shut down");
-	for (uint32_t i = 0; i < co->member_count; i++) {
-		struct member *m = &co->members[i];
-		if (m->attached)
-			peer_detach(&m->session);
-		m->attached = m->up = false;
-		env_timer_cancel(co->env, &m->retry);
-		if (m->sync_waiting)
-			sync_wake(m);
-	}
+	members_detach(co);
 	coordinator_wake_opener(co);
 	coordinator_kick(co);
 	coordinator_shutdown_check(co);

@@ -187,6 +187,8 @@ void coordinator_wake_opener(struct coordinator *co);
 
 /* coordinator_member.c */
 void members_attach(struct coordinator *co);
+/* Ends the sessions and what would start one again; coroutines that wait look at once. */
+void members_detach(struct coordinator *co);
 /* A call of ours is with a member, or its coroutine runs. */
 bool members_busy(const struct coordinator *co);
 void member_state(struct member *m, enum replica_state state, const char *note);

@@ -239,6 +239,20 @@ void members_attach(struct coordinator *co)
 	}
 }
 
+void members_detach(struct coordinator *co)
+{
+	for (uint32_t i = 0; i < co->member_count; i++) {
+		struct member *m = &co->members[i];
+		if (m->attached)
+			peer_detach(&m->session);
+		m->attached = m->up = false;
+		env_timer_cancel(co->env, &m->retry);
+		env_timer_cancel(co->env, &m->sync_timer);
+		if (m->sync_waiting)
+			sync_wake(m);
+	}
+}
+
 bool members_busy(const struct coordinator *co)
 {
 	for (uint32_t i = 0; i < co->member_count; i++) {

@@ -184,16 +184,7 @@ static int open_adopt(struct coordinator *co)
 static void open_give_up(struct coordinator *co)
 {
 	coordinator_event(co, "open_again", "the source of the log was lost");
-	for (uint32_t i = 0; i < co->member_count; i++) {
-		struct member *m = &co->members[i];
-		if (m->attached)
-			peer_detach(&m->session);
-		m->attached = m->up = false;
-		env_timer_cancel(co->env, &m->retry);
-		env_timer_cancel(co->env, &m->sync_timer);
-		if (m->sync_waiting)
-			sync_wake(m);
-	}
+	members_detach(co);
 	while (members_busy(co) && !stopped(co))
 		opener_wait(co, 10 * MS);
 	if (stopped(co))

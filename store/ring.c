@@ -641,8 +641,8 @@ static void op_apply(struct store *store, struct store_op *op, uint64_t number)
 		op->done(op, 0);
 		return;
 	case OP_REPAIR:
-		op_private(op)->number =
-			1; /* stable: what is left is the map, which may read a page */
+		/* Stable: what is left is the map, which may read a page. */
+		op_private(op)->number = 1;
 		store->query.repairs++;
 		query_submit(store, op);
 		return;

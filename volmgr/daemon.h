@@ -27,9 +27,8 @@
 
 #define DAEMON_PATH_BYTES    256
 #define DAEMON_ADDRESS_BYTES 128
-#define DAEMON_STOP_MS \
-	10000 /* an orderly end takes at most this, then the process exits with 1 \
-				    */
+/* An orderly end takes at most this, then the process exits with 1. */
+#define DAEMON_STOP_MS 10000
 
 /* The first member of every role's options. */
 struct daemon_options {

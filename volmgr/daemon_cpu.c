@@ -36,21 +36,25 @@ static int cpus_parse(const char *text, struct cpu_list *list, bool *is_auto, st
 	return rc < 0 ? err_wrap(err, rc, "cpus") : 0;
 }
 
+static int options_parse(const struct daemon_options *options, struct cpu_list *cpus, bool *is_auto,
+			 uint32_t *latency_us, struct err *err)
+{
+	int rc = cpus_parse(options->cpus, cpus, is_auto, err);
+	return rc == 0 ? latency_parse(options->cpu_latency, latency_us, err) : rc;
+}
+
 int daemon_cpu_check(const struct daemon_options *options, struct err *err)
 {
 	struct cpu_list list;
 	bool is_auto;
 	uint32_t latency_us;
-	int rc = cpus_parse(options->cpus, &list, &is_auto, err);
-	return rc == 0 ? latency_parse(options->cpu_latency, &latency_us, err) : rc;
+	return options_parse(options, &list, &is_auto, &latency_us, err);
 }
 
 int daemon_cpu_open(struct daemon *daemon, const struct daemon_options *options, struct err *err)
 {
 	uint32_t latency_us;
-	int rc = cpus_parse(options->cpus, &daemon->cpus, &daemon->cpus_auto, err);
-	if (rc == 0)
-		rc = latency_parse(options->cpu_latency, &latency_us, err);
+	int rc = options_parse(options, &daemon->cpus, &daemon->cpus_auto, &latency_us, err);
 	if (rc == 0 && latency_us != UINT32_MAX)
 		loop_awake_set(daemon->loop, latency_us);
 	/* All threads: they are made later and inherit it. */

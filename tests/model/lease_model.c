@@ -362,13 +362,7 @@ static void lease_canon(const void *config, void *state)
 {
 	struct state *s = state;
 	(void)config;
-	for (int i = 1; i < VOTERS; i++) { /* insertion sort */
-		struct voter moving = s->v[i];
-		int j = i;
-		for (; j > 0 && memcmp(&s->v[j - 1], &moving, sizeof(moving)) > 0; j--)
-			s->v[j] = s->v[j - 1];
-		s->v[j] = moving;
-	}
+	explore_sort(s->v, VOTERS, sizeof(s->v[0]));
 }
 
 static const struct explore_model leases = {

@@ -604,13 +604,7 @@ static void member_canon(const void *config, void *state)
 {
 	struct state *s = state;
 	(void)config;
-	for (int i = 1; i < REPLICAS; i++) { /* insertion sort */
-		struct column moving = s->col[i];
-		int j = i;
-		for (; j > 0 && memcmp(&s->col[j - 1], &moving, sizeof(moving)) > 0; j--)
-			s->col[j] = s->col[j - 1];
-		s->col[j] = moving;
-	}
+	explore_sort(s->col, REPLICAS, sizeof(s->col[0]));
 }
 
 static const struct explore_model members = {
